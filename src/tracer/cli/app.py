@@ -1,0 +1,45 @@
+"""The ``tracer`` command."""
+
+from __future__ import annotations
+
+import typer
+
+from tracer import __version__
+from tracer.cli import demo, routing, showing, training
+from tracer.cli.common import out
+
+app = typer.Typer(
+    name="tracer",
+    help="Learn a cheap, certified router from the traces of an LLM classifier.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        out.print(f"tracer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Learn a cheap, certified router from the traces of an LLM classifier."""
+
+
+app.command("demo")(demo.demo)
+app.command("scan")(training.scan)
+app.command("fit")(training.fit)
+app.command("update")(training.update)
+app.command("backtest")(training.backtest)
+app.command("route")(routing.route)
+app.command("show")(showing.show)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

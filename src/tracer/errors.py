@@ -1,0 +1,72 @@
+"""Every error that Tracer raises on purpose.
+
+::
+
+    TracerError
+    ├── ConfigError          a setting that cannot be (also a ValueError)
+    ├── TraceError           a bad log of traces (also a ValueError)
+    │   └── BadTraceError    one bad record: file, line, key, value
+    ├── FeatureError         texts or embeddings that do not fit
+    │   └── EmbedderError    an embedder that failed, or is not the one the policy knows
+    ├── TrainingError        no candidate could be trained
+    ├── PolicyError          a policy that cannot be used
+    │   └── ArchiveError     a truncated, tampered or foreign archive
+    ├── RouteError           a request that no side can answer
+    └── MissingExtraError    an optional dependency is not installed (also an ImportError)
+"""
+
+from __future__ import annotations
+
+
+class TracerError(Exception):
+    """The root of the tree: catch it to catch all that Tracer raises on purpose."""
+
+
+class ConfigError(TracerError, ValueError):
+    """A setting with an impossible value."""
+
+
+class TraceError(TracerError, ValueError):
+    """A log of traces that cannot be read or used."""
+
+
+class BadTraceError(TraceError):
+    """One record of a log that is no trace. The message is ``file:line: key: value: problem``."""
+
+    def __init__(self, source: str, line: int, key: str, value: object, problem: str) -> None:
+        self.source, self.line, self.key, self.problem = source, line, key, problem
+        shown = repr(value)
+        self.value = shown if len(shown) <= 80 else shown[:77] + "..."
+        super().__init__(f"{source}:{line}: {key} = {self.value}: {problem}")
+
+
+class FeatureError(TracerError, ValueError):
+    """Texts or embeddings whose number, dimension or values do not fit."""
+
+
+class EmbedderError(FeatureError):
+    """An embedder failed, or is not the one that the policy was certified with."""
+
+
+class TrainingError(TracerError):
+    """No candidate of the pool could be trained."""
+
+
+class PolicyError(TracerError):
+    """A policy that cannot be used: none active, unknown version, wrong input."""
+
+
+class ArchiveError(PolicyError):
+    """A policy archive that is truncated, tampered with, or not ours."""
+
+
+class RouteError(TracerError):
+    """A request that neither the surrogate nor the teacher can answer."""
+
+
+class MissingExtraError(TracerError, ImportError):
+    """An optional dependency is missing; the message says what to install."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}: pip install 'tracer-router[{extra}]'")
+        self.package, self.extra = package, extra

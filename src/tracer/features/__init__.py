@@ -1,0 +1,1 @@
+"""From text to numbers: sparse lexical blocks and dense embeddings."""

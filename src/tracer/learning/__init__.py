@@ -1,0 +1,1 @@
+"""Floor 3: surrogates, acceptors, novelty; cross-fitted on training traces."""

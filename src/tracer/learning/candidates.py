@@ -1,0 +1,100 @@
+"""A candidate: surrogate, acceptor, novelty guard and business rules, scored in one place.
+
+Whatever can change "handled" is inside the score, so what is certified is what is served.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer.config import Novelty
+from tracer.learning.acceptors import Acceptor
+from tracer.learning.heads import softmax
+from tracer.learning.surrogates import Blocks, Surrogate
+from tracer.types import Float32, Float64, Int32, Reason
+
+ALWAYS_DEFER_PROBABILITY = 0.05
+"""An input is never handled where the always-defer labels together reach this probability."""
+
+BARS: tuple[Reason, ...] = ("below_threshold", "novel", "always_defer", "error_cost", "class_floor")
+"""Why a score is barred, by code; 0 is no bar."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoveltyGuard:
+    """Inputs whose largest logit is below ``floor`` (an out-of-fold quantile) look like nothing seen."""
+
+    mode: Novelty = "off"
+    floor: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rules:
+    """Business rules by label code. ``error_ratio`` (k,): dollars of an error over dollars of a teacher
+    call; ``class_floor`` (k,): lowest score at which a predicted class is handled."""
+
+    always_defer: Int32 = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    error_ratio: Float64 | None = None
+    class_floor: Float64 | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """Predicted codes (n,), scores (n,), and bar codes (n,) into ``BARS``."""
+
+    predicted: Int32
+    scores: Float64
+    bars: NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A surrogate with its acceptor, novelty guard and rules."""
+
+    surrogate: Surrogate
+    acceptor: Acceptor
+    guard: NoveltyGuard
+    rules: Rules
+
+    @property
+    def name(self) -> str:
+        """The surrogate's name."""
+        return self.surrogate.name
+
+    def score(self, blocks: Blocks) -> Scored:
+        """Score n inputs from their feature blocks."""
+        return self.score_views(self.surrogate.views(blocks))
+
+    def score_views(self, views: tuple[Float32, ...]) -> Scored:
+        """Score n inputs from the weighted logits of each part; used out of fold as well as in service.
+
+        A novel input loses 1 from its score in mode ``rank``, so it is handled only after all familiar
+        ones and keeps its order; barred inputs score -inf and are never handled.
+        """
+        predicted, features, max_logit = self.acceptor.features(views)
+        scores = self.acceptor.probability(features)
+        bars = np.zeros(len(scores), dtype=np.int8)
+        raw = scores.copy()
+        if self.guard.mode != "off":
+            novel = max_logit < self.guard.floor
+            bars[novel] = BARS.index("novel")
+            scores[novel] = scores[novel] - 1.0 if self.guard.mode == "rank" else -np.inf
+        rules = self.rules
+        if rules.class_floor is not None:
+            _bar(scores, bars, raw < rules.class_floor[predicted], "class_floor")
+        if rules.error_ratio is not None:
+            _bar(scores, bars, (1.0 - raw) * rules.error_ratio[predicted] > 1.0, "error_cost")
+        if len(rules.always_defer):
+            logits = views[0] if len(views) == 1 else np.sum(views, axis=0)
+            suspicion = softmax(logits)[:, rules.always_defer].sum(axis=1)
+            hit = (suspicion >= ALWAYS_DEFER_PROBABILITY) | np.isin(predicted, rules.always_defer)
+            _bar(scores, bars, hit, "always_defer")
+        return Scored(predicted, scores, bars)
+
+
+def _bar(scores: Float64, bars: NDArray[np.int8], where: NDArray[np.bool_], reason: Reason) -> None:
+    scores[where] = -np.inf
+    bars[where] = BARS.index(reason)

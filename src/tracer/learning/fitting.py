@@ -1,0 +1,134 @@
+"""From cross-fitted members to candidates: blend, train the acceptor out of fold, set guard and floors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from tracer.config import Novelty
+from tracer.errors import TrainingError
+from tracer.learning import blending, selection
+from tracer.learning.acceptors import PAPER_FEATURES, Acceptor, Reliability, feature_names
+from tracer.learning.candidates import Candidate, NoveltyGuard, Rules, Scored
+from tracer.learning.crossfit import Member
+from tracer.learning.surrogates import Part, Surrogate
+from tracer.types import Bool, Float32, Float64, Int32
+
+NOVELTY_QUANTILE = 0.02
+"""Share of the out-of-fold traces whose largest logit falls below the novelty floor."""
+_FLOOR_MARGIN, _FLOOR_SHRINKAGE = 0.05, 10.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """A candidate with its out-of-fold evidence on the training rows."""
+
+    candidate: Candidate
+    scored: Scored
+    agree: Bool
+    log_loss: float
+    macro_f1: float
+
+    @property
+    def name(self) -> str:
+        """The candidate's name."""
+        return self.candidate.name
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSettings:
+    """What the user asks of every candidate's score."""
+
+    novelty: Novelty
+    rules: Rules
+    per_class_target: float | None = None
+
+
+def build(
+    members: Sequence[Member], y: Int32, folds: NDArray[np.int8], n_classes: int, settings: RuleSettings
+) -> Trained:
+    """A candidate from one member or an ensemble of several. Weights, acceptor, guard and floors are fitted
+    on out-of-fold logits."""
+    weights, loss = blending.fit_weights([m.logits for m in members], y)
+    kept = [i for i, w in enumerate(weights) if w > 0] or [int(np.argmax(weights))]
+    chosen = [(members[i], max(float(weights[i]), 1e-6)) for i in kept]
+    surrogate = Surrogate(tuple(Part(m.learner.family, m.learner.block, m.head, w) for m, w in chosen))
+    views = tuple(m.logits * np.float32(w) for m, w in chosen)
+    logits = views[0] if len(views) == 1 else np.sum(views, axis=0)
+    predicted = logits.argmax(axis=1).astype(np.int32)
+    agree = predicted == y
+    acceptor = fit_acceptor(views, predicted, agree, folds, n_classes)
+    guard = NoveltyGuard(settings.novelty, float(np.quantile(logits.max(axis=1), NOVELTY_QUANTILE)))
+    candidate = Candidate(surrogate, acceptor, guard, settings.rules)
+    scored = candidate.score_views(views)
+    if settings.per_class_target is not None:
+        floors = class_floors(scored, agree, n_classes, settings.per_class_target - _FLOOR_MARGIN)
+        rules = Rules(settings.rules.always_defer, settings.rules.error_ratio, floors)
+        candidate = Candidate(surrogate, acceptor, guard, rules)
+        scored = candidate.score_views(views)
+    f1 = selection.macro_f1(predicted, y, n_classes)
+    return Trained(candidate, scored, agree, loss, f1)
+
+
+def fit_acceptor(
+    views: tuple[Float32, ...],
+    predicted: Int32,
+    agree: Bool,
+    folds: NDArray[np.int8],
+    n_classes: int,
+    *,
+    paper: bool = False,
+) -> Acceptor:
+    """Logistic regression on out-of-fold evidence.
+
+    The record of a predicted class is taken from the other folds while training, from all folds in service.
+    """
+    names = PAPER_FEATURES if paper else feature_names(len(views))
+    record = Reliability.of(predicted, agree.astype(np.float64), n_classes)
+    neutral = Acceptor(names, np.zeros(1), np.ones(1), np.zeros(1), 0.0, record)
+    _, features, _ = neutral.features(views)
+    if not paper:
+        for fold in np.unique(folds):
+            inside = folds == fold
+            others = Reliability.of(predicted[~inside], agree[~inside].astype(np.float64), n_classes)
+            features[inside, -2:] = others.columns(predicted[inside])
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    scale[scale < 1e-9] = 1.0
+    coefficients, intercept = _logistic((features - mean) / scale, agree)
+    return Acceptor(names, mean, scale, coefficients, intercept, record)
+
+
+def _logistic(z: Float64, agree: Bool) -> tuple[Float64, float]:
+    if agree.all() or not agree.any():
+        # Nothing to tell apart: every input is as good as the next, at a rate that a class cannot teach.
+        rate = (agree.sum() + 0.5) / (len(agree) + 1.0)
+        return np.zeros(z.shape[1]), float(np.log(rate / (1.0 - rate)))
+    model = LogisticRegression(C=1.0, max_iter=1000).fit(z, agree)
+    if not np.isfinite(model.coef_).all():
+        raise TrainingError("the acceptor did not converge")
+    return model.coef_[0].astype(np.float64), float(model.intercept_[0])
+
+
+def class_floors(scored: Scored, agree: Bool, n_classes: int, floor: float) -> Float64:
+    """Lowest score (k,) at which each predicted class keeps a shrunk out-of-fold agreement >= ``floor``.
+
+    inf where a class never does: it is deferred.
+    """
+    overall = float(agree.mean())
+    out = np.full(n_classes, -np.inf)
+    for code in range(n_classes):
+        rows = np.flatnonzero((scored.predicted == code) & np.isfinite(scored.scores))
+        if not len(rows):
+            continue
+        rows = rows[np.argsort(-scored.scores[rows], kind="stable")]
+        n = np.arange(1, len(rows) + 1)
+        shrunk = (np.cumsum(agree[rows]) + _FLOOR_SHRINKAGE * overall) / (n + _FLOOR_SHRINKAGE)
+        if shrunk[-1] >= floor:
+            continue
+        good = np.flatnonzero(shrunk >= floor)
+        out[code] = scored.scores[rows[good[-1]]] if len(good) else np.inf
+    return out

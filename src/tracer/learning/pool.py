@@ -1,0 +1,212 @@
+"""The pool: recipes that train a head on a feature block.
+
+The lean pool holds what wins on text in practice; the full pool adds the rest of the paper's families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import linalg
+from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
+from sklearn.linear_model import SGDClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.tree import DecisionTreeClassifier
+
+from tracer.config import PoolName
+from tracer.errors import MissingExtraError, TrainingError
+from tracer.learning.heads import Block, Head, KernelHead, LinearHead, MlpHead, OnnxHead, kernel
+from tracer.learning.logistic import fit_logistic
+from tracer.learning.surrogates import BlockName
+from tracer.types import Float32, Int32
+
+MAX_PROTOTYPES = 2000
+"""Most prototypes of a kernel head, so that a decision never costs O(traces)."""
+_DENSE_SPREAD, _LEXICAL_SPREAD = 16.0, 20.0
+_PENALTIES: dict[BlockName, tuple[float, ...]] = {"dense": (1e-1, 2e-2, 3e-3), "lexical": (2e-2, 1e-3)}
+_PARITY = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """A recipe: ``train(block, y, n_classes, start, seed)`` gives a head.
+
+    ``start`` is a head of the same recipe to start from, or None. ``variant`` tells recipes of one family
+    apart; only the best variant of a family goes past the first fold.
+    """
+
+    family: str
+    block: BlockName
+    train: Callable[[Block, Int32, int, Head | None, int], Head]
+    variant: str = ""
+    max_rows: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For instance ``dense logistic (1e-05)``."""
+        return f"{self.block} {self.family}" + (f" ({self.variant})" if self.variant else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Centre and common factor of a dense block; folded into the head, so serving sees raw embeddings."""
+
+    mean: Float32
+    factor: float
+
+    @classmethod
+    def of(cls, block: Float32) -> Scaling:
+        """Centred rows get a root mean squared length of 16."""
+        mean = block.mean(axis=0, dtype=np.float64).astype(np.float32)
+        spread = float(np.sqrt(np.mean((block.astype(np.float64) - mean) ** 2) * block.shape[1]))
+        return cls(mean, _DENSE_SPREAD / max(spread, 1e-12))
+
+    def apply(self, block: Float32) -> Float32:
+        """The scaled block."""
+        return (block - self.mean) * np.float32(self.factor)
+
+    def fold(self, weights: Float32, bias: Float32) -> tuple[Float32, Float32]:
+        """Weights and bias that act on raw rows as the given ones act on scaled rows."""
+        raw = weights * np.float32(self.factor)
+        return raw, bias - self.mean @ raw
+
+
+def learners(name: PoolName, blocks: frozenset[BlockName]) -> tuple[Learner, ...]:
+    """The recipes of a pool for the blocks at hand."""
+    out: list[Learner] = []
+    for block, penalties in _PENALTIES.items():
+        if block in blocks:
+            # From strong to weak: on the first fold each starts from the one before.
+            out += [Learner("logistic", block, _Logistic(p), f"penalty {p:g}") for p in penalties]
+    if "dense" in blocks:
+        out.append(Learner("kernel", "dense", _kernel, max_rows=MAX_PROTOTYPES))
+        if name == "full":
+            out += [
+                Learner("sgd", "dense", _sgd),
+                Learner("mlp", "dense", _mlp),
+                Learner("tree", "dense", _Trees(DecisionTreeClassifier, {"min_samples_leaf": 3})),
+                Learner("forest", "dense", _Trees(RandomForestClassifier, _FOREST)),
+                Learner("extra-trees", "dense", _Trees(ExtraTreesClassifier, _FOREST)),
+            ]
+    return tuple(out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Logistic:
+    penalty: float
+
+    def __call__(self, block: Block, y: Int32, k: int, start: Head | None, seed: int) -> Head:
+        if isinstance(block, np.ndarray):
+            scaling = Scaling.of(block)
+            fitted = fit_logistic(scaling.apply(block), y, k, self.penalty, start=_unfold(start, scaling))
+            return LinearHead(*scaling.fold(fitted[:-1], fitted[-1]))
+        spread = np.float32(_LEXICAL_SPREAD)
+        first = None
+        if isinstance(start, LinearHead):
+            first = np.vstack([start.weights / spread, start.bias])
+        fitted = fit_logistic(block * spread, y, k, self.penalty, start=first)
+        return LinearHead(fitted[:-1] * spread, fitted[-1])
+
+
+def _unfold(start: Head | None, scaling: Scaling) -> Float32 | None:
+    if not isinstance(start, LinearHead):
+        return None
+    return np.vstack([start.weights / np.float32(scaling.factor), start.bias + scaling.mean @ start.weights])
+
+
+def _kernel(block: Block, y: Int32, k: int, start: Head | None, seed: int) -> Head:
+    """Kernel ridge regression on one-hot labels, every row a prototype (Saunders et al. 1998)."""
+    x = np.asarray(block, dtype=np.float32)
+    centred = x - x.mean(axis=0)
+    distance = 2.0 * float(np.mean((centred * centred).sum(axis=1)))
+    width = np.float32(1.7 / max(distance, 1e-12))
+    gram = kernel(x, x, float(width)).astype(np.float64)
+    gram[np.diag_indices_from(gram)] += 0.3
+    prior = np.bincount(y, minlength=k).astype(np.float64) / len(y)
+    centred_labels = np.eye(k)[y] - prior
+    weights = linalg.solve(gram, centred_labels, assume_a="pos", overwrite_a=True, overwrite_b=True)
+    factor = np.float32(10.0)
+    return KernelHead(
+        x,
+        weights.astype(np.float32) * factor,
+        prior.astype(np.float32) * factor,
+        np.array([width], dtype=np.float32),
+    )
+
+
+def _sgd(block: Block, y: Int32, k: int, start: Head | None, seed: int) -> Head:
+    scaling = Scaling.of(np.asarray(block))
+    model = SGDClassifier(loss="log_loss", alpha=1e-4, max_iter=30, tol=1e-3, random_state=seed, average=True)
+    model.fit(scaling.apply(np.asarray(block)), y)
+    coefficients, intercept = np.asarray(model.coef_), np.asarray(model.intercept_)
+    if len(model.classes_) == 2:
+        coefficients, intercept = (
+            np.vstack([-coefficients, coefficients]) / 2,
+            np.concatenate([-intercept, intercept]) / 2,
+        )
+    weights, bias = _all_classes(coefficients.T, intercept, model.classes_, k)
+    return LinearHead(*scaling.fold(weights, bias))
+
+
+def _mlp(block: Block, y: Int32, k: int, start: Head | None, seed: int) -> Head:
+    scaling = Scaling.of(np.asarray(block))
+    model = MLPClassifier(
+        (256,), alpha=1e-2, batch_size=min(256, len(y)), learning_rate_init=2e-3, max_iter=200, tol=1e-3,
+        n_iter_no_change=3, random_state=seed,
+    )  # fmt: skip
+    model.fit(scaling.apply(np.asarray(block)), y)
+    layers = [
+        (w.astype(np.float32), b.astype(np.float32)) for w, b in zip(model.coefs_, model.intercepts_, strict=True)
+    ]
+    layers[0] = scaling.fold(*layers[0])
+    weights, bias = layers[-1]
+    if len(model.classes_) == 2:
+        weights, bias = np.hstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+    layers[-1] = _all_classes(weights, bias, model.classes_, k)
+    return MlpHead(tuple(layers))
+
+
+_FOREST: dict[str, Any] = {"n_estimators": 150, "min_samples_leaf": 2, "n_jobs": -1}
+
+
+@dataclass(frozen=True, slots=True)
+class _Trees:
+    estimator: Callable[..., Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, block: Block, y: Int32, k: int, start: Head | None, seed: int) -> Head:
+        x = np.asarray(block, dtype=np.float32)
+        model = self.estimator(random_state=seed, **self.settings).fit(x, y)
+        columns = np.full(k, -1, dtype=np.int64)
+        columns[model.classes_] = np.arange(len(model.classes_))
+        head = OnnxHead(_to_onnx(model, x.shape[1]), columns)
+        _check_parity(model, head, x[:200])
+        return head
+
+
+def _to_onnx(model: Any, dimension: int) -> Any:
+    try:
+        from skl2onnx import to_onnx
+        from skl2onnx.common.data_types import FloatTensorType
+    except ImportError as error:
+        raise MissingExtraError("skl2onnx", "trees", "Exporting a tree surrogate") from error
+    exported = to_onnx(model, initial_types=[("input", FloatTensorType([None, dimension]))], options={"zipmap": False})
+    return np.frombuffer(exported.SerializeToString(), dtype=np.uint8)
+
+
+def _check_parity(model: Any, head: OnnxHead, x: Float32) -> None:
+    ours = np.exp(head.logits(x))[:, head.columns >= 0]
+    worst = float(np.abs(ours - model.predict_proba(x)).max())
+    if worst > _PARITY:
+        raise TrainingError(f"the exported trees differ from the trained ones by {worst:.2g}, more than {_PARITY:g}")
+
+
+def _all_classes(weights: Float32, bias: Float32, seen: Int32, k: int) -> tuple[Float32, Float32]:
+    """Pad columns for classes that a fold never saw: they get a low constant logit."""
+    full = np.zeros((weights.shape[0], k), dtype=np.float32)
+    level = np.full(k, -20.0, dtype=np.float32)
+    full[:, seen], level[seen] = weights, bias
+    return full, level

@@ -1,0 +1,89 @@
+"""fit(dataset, config) -> Certified | Refused. Pure: no disk, no printing; time and progress are arguments.
+
+Train room: features, pool, cross-fitting, acceptors, novelty, proposals. Shadow room: the gate, once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from tracer.certification.report import FrontierPoint, MemberSummary, frontier_estimate, member_summaries
+from tracer.config import FitConfig
+from tracer.learning.crossfit import Progress
+from tracer.pipeline.certifying import certify, estimate, rank_contenders
+from tracer.pipeline.paper import fit_paper
+from tracer.pipeline.training import Encodings, check_config, label_text, promise_of, silent, train
+from tracer.pipeline.verdicts import Certified, Refused, Verdict
+from tracer.stats import testing
+from tracer.types import Dataset
+
+__all__ = ["Certified", "Encodings", "Refused", "Scan", "Verdict", "fit", "label_text", "scan"]
+
+
+def fit(
+    dataset: Dataset,
+    config: FitConfig | None = None,
+    *,
+    progress: Progress = silent,
+    now: datetime | None = None,
+    attempt: int = 1,
+    parent: str | None = None,
+    encodings: Encodings | None = None,
+) -> Verdict:
+    """Fit and certify a policy.
+
+    ``attempt`` counts certification attempts of this policy line (for the ledger), ``parent`` is the version
+    in force, ``now`` stamps the policy, ``encodings`` are the embedder's vectors of probe texts and labels.
+    Raises TraceError, FeatureError or TrainingError where the data cannot be used.
+    """
+    config = config or FitConfig()
+    check_config(dataset, config)
+    if config.mode == "paper":
+        return fit_paper(dataset, config, progress=progress, now=now, parent=parent, encodings=encodings)
+    shop = train(dataset, config, progress=progress, encodings=encodings)
+    stamp = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    if config.guarantee == "estimated":
+        verdicts = [estimate(shop, config, target, stamp, parent) for target in config.targets]
+    else:
+        spent = testing.spending(config.delta, attempt) if config.ledger == "lifetime" else config.delta
+        level = spent / len(config.targets)
+        verdicts = [certify(shop, config, t, level, attempt, stamp, parent) for t in config.targets]
+    progress("done", 1, 1)
+    return replace(verdicts[0], frontier=tuple(verdicts[1:]))
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A first look, from training rows alone: what could be handled at which target. No guarantee."""
+
+    n_traces: int
+    n_labels: int
+    n_train: int
+    frontier: tuple[FrontierPoint, ...]
+    members: tuple[MemberSummary, ...]
+    best: str
+
+
+def scan(
+    dataset: Dataset,
+    config: FitConfig | None = None,
+    *,
+    progress: Progress = silent,
+    encodings: Encodings | None = None,
+) -> Scan:
+    """Estimate the frontier without spending a shadow label: a later fit stays as certain as before."""
+    config = config or FitConfig()
+    check_config(dataset, config)
+    shop = train(dataset, config, progress=progress, encodings=encodings)
+    level = config.delta
+    best = rank_contenders(shop, config, promise_of(config, config.target), level)[0][0]
+    singles = [c.trained for c in shop.contenders if c.first is None]
+    return Scan(
+        n_traces=len(dataset),
+        n_labels=len(dataset.space),
+        n_train=len(shop.y),
+        frontier=frontier_estimate(best.scored.scores, best.agree, shop.n_shadow, level, config),
+        members=member_summaries(shop.cross.members, singles, config.target),
+        best=best.name,
+    )

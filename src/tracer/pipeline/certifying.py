@@ -1,0 +1,224 @@
+"""From contenders to a verdict: rank out of fold, shortlist, archive and reload, gate, choose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tracer.certification import proposals
+from tracer.certification.advice import explain_refusal
+from tracer.certification.certificate import Attempt, Certificate
+from tracer.certification.gate import WEIGHTS, Entrant, GateRules, run_gate
+from tracer.certification.proposals import Promise
+from tracer.certification.report import (
+    FitReport,
+    ProposalSummary,
+    class_table,
+    frontier_estimate,
+    member_summaries,
+)
+from tracer.config import FitConfig
+from tracer.pipeline.training import SHORTLIST, Contender, Workshop, promise_of
+from tracer.pipeline.verdicts import Certified, Refused, Verdict
+from tracer.policies import archive
+from tracer.policies.policy import Family, FirstStage, Inputs, Policy
+from tracer.stats import testing
+from tracer.types import OUTSIDE
+
+
+def certify(
+    shop: Workshop,
+    config: FitConfig,
+    target: float,
+    level: float,
+    attempt: int,
+    stamp: str,
+    parent: str | None,
+) -> Verdict:
+    promise = promise_of(config, target)
+    began = time.perf_counter()
+    ranked = rank_contenders(shop, config, promise, level)
+    shortlist = ranked[:SHORTLIST]
+    weights = WEIGHTS[len(shortlist)]
+    entrants, policies = [], []
+    shadow = shop.dataset.take(shop.rooms.shadow)
+    for rank, (contender, _) in enumerate(shortlist):
+        # The chain is fixed at the share of delta that it will be tested with.
+        plan = proposals.propose(
+            contender.scored.scores,
+            contender.agree,
+            shop.n_shadow,
+            promise,
+            weights[rank] * level,
+            config.grid_size,
+        )
+        policy = reloaded(draft(shop, contender, stamp, parent))
+        staged = policy.score(Inputs.of(shadow.texts, shadow.dense))
+        agree = staged.scored.predicted == shadow.y
+        entrants.append(Entrant(contender.name, contender.family, plan, staged.scored.scores, agree))
+        policies.append(policy)
+    rules = GateRules(
+        promise,
+        config.delta,
+        level,
+        config.coverage_floor,
+        attempt,
+        shop.rooms.description,
+        shop.rooms.digest,
+    )
+    passages = run_gate(entrants, rules)
+    shop.seconds["gate"] = shop.seconds.get("gate", 0.0) + time.perf_counter() - began
+    attempts = tuple(p.attempt for p in passages)
+    passed = [i for i, p in enumerate(passages) if p.certificate is not None]
+    chosen = min(passed, key=lambda i: _request_cost(passages[i].certificate, shortlist[i][0], config)) if passed else 0
+    certificate = passages[chosen].certificate
+    threshold = certificate.threshold if certificate else attempts[chosen].threshold
+    table = class_table(shadow, entrants[chosen].scores >= threshold, entrants[chosen].agree, shop.dataset.space)
+    report = _report(shop, config, ranked, attempts, table, level)
+    if certificate is None:
+        plans = [entrant.proposal for entrant in entrants]
+        refusal = explain_refusal(attempts, plans, promise, weights[0] * level, shop.n_shadow, config)
+        return Refused(refusal, report, stamped(policies[chosen], None, report, attempts[chosen], shop, config))
+    return Certified(stamped(policies[chosen], certificate, report, attempts[chosen], shop, config), report)
+
+
+def rank_contenders(
+    shop: Workshop, config: FitConfig, promise: Promise, level: float
+) -> list[tuple[Contender, ProposalSummary]]:
+    """Contenders by predicted cost a request, on out-of-fold evidence at the winner's share of delta."""
+    ranked = []
+    for contender in shop.contenders:
+        plan = proposals.propose(
+            contender.scored.scores,
+            contender.agree,
+            shop.n_shadow,
+            promise,
+            WEIGHTS[SHORTLIST][0] * level,
+            config.grid_size,
+            draft=True,
+        )
+        cost = 1.0 - plan.predicted_coverage + config.encoder_cost * contender.encoder_share
+        summary = ProposalSummary(contender.name, contender.family, plan.predicted_coverage, cost)
+        ranked.append((cost, plan.smallest_p, contender, summary))
+    ranked.sort(key=lambda item: (item[0], item[1], item[2].name))
+    return [(contender, summary) for _, _, contender, summary in ranked]
+
+
+def _request_cost(certificate: Certificate | None, contender: Contender, config: FitConfig) -> float:
+    if certificate is None:
+        return np.inf
+    return 1.0 - certificate.coverage + config.encoder_cost * contender.encoder_share
+
+
+def draft(shop: Workshop, contender: Contender, stamp: str, parent: str | None) -> Policy:
+    """The policy before the gate: its certificate is a blank that handles nothing."""
+    first = FirstStage(contender.first.candidate, contender.cut) if contender.first else None
+    used = contender.trained.candidate.surrogate.blocks | (first.candidate.surrogate.blocks if first else frozenset())
+    return Policy(
+        space=shop.dataset.space,
+        family=contender.family,
+        candidate=contender.trained.candidate,
+        certificate=BLANK,
+        lexical=shop.lexical if "lexical" in used else None,
+        embedder=shop.dataset.embedder if "dense" in used else None,
+        first_stage=first,
+        probes=shop.encodings.probes if "dense" in used and shop.encodings else None,
+        parent=parent,
+        created=stamp,
+    )
+
+
+BLANK = Certificate(
+    target=0.5, delta=0.5, level=0.5, contract="agreement", guarantee="certified", threshold=1e300,
+    n_shadow=1, n_handled=0, n_agreed=0, rank=1, n_candidates=1, attempt=1, chain_start=0, n_tested=0,
+    grid_size=1, grid_digest="", split_digest="", split="",
+)  # fmt: skip
+
+
+def reloaded(policy: Policy) -> Policy:
+    """What is certified is the archive as it will be loaded."""
+    return archive.load(archive.dump(policy))
+
+
+def stamped(
+    policy: Policy,
+    certificate: Certificate | None,
+    report: FitReport,
+    attempt: Attempt,
+    shop: Workshop,
+    config: FitConfig,
+) -> Policy:
+    family: Family = policy.family
+    if certificate is not None and certificate.threshold == -np.inf and family == "l2d":
+        family = "global"
+    shown = certificate or replace(BLANK, target=attempt.target, threshold=1e300)
+    task = {"labels_declared": shop.dataset.space.declared, "n_labels": len(shop.dataset.space)}
+    return replace(policy, certificate=shown, family=family, report=report.as_dict(), task=task)
+
+
+def estimate(shop: Workshop, config: FitConfig, target: float, stamp: str, parent: str | None) -> Verdict:
+    """Train on everything, choose the threshold out of fold at half of delta. Evidence, not a guarantee."""
+    promise, level = promise_of(config, target), config.delta / 2 / len(config.targets)
+    ranked = rank_contenders(shop, config, promise, level)
+    contender = ranked[0][0]
+    n = len(contender.agree)
+    plan = proposals.propose(contender.scored.scores, contender.agree, n, promise, level, config.grid_size)
+    handled, wrong = proposals.counts_at(contender.scored.scores, contender.agree, plan.thresholds)
+    p = promise.p_values(wrong, handled, n)
+    reached = testing.multi_start(p, plan.starts, level)
+    shown = reached if reached >= 0 else plan.starts[-1]
+    passed = reached >= 0 and handled[reached] >= config.coverage_floor * n
+    attempt = Attempt(
+        contender.name, contender.family, target, level, bool(passed), float(plan.thresholds[shown]), n,
+        int(handled[shown]), int(handled[shown] - wrong[shown]), float(p[shown]),
+    )  # fmt: skip
+    known = shop.rooms.train[shop.dataset.y[shop.rooms.train] != OUTSIDE]
+    room = shop.dataset.take(known)
+    mask = contender.scored.scores >= attempt.threshold
+    table = class_table(room, mask, contender.agree, shop.dataset.space)
+    report = _report(shop, config, ranked, (attempt,), table, level)
+    policy = reloaded(draft(shop, contender, stamp, parent))
+    if not passed:
+        refusal = explain_refusal((attempt,), [plan], promise, level, n, config)
+        return Refused(refusal, report, stamped(policy, None, report, attempt, shop, config))
+    certificate = Certificate(
+        target=target, delta=config.delta, level=level, contract=config.contract, guarantee="estimated",
+        threshold=attempt.threshold, n_shadow=n, n_handled=attempt.n_handled, n_agreed=attempt.n_agreed,
+        rank=1, n_candidates=len(ranked), attempt=1, chain_start=min(plan.starts),
+        n_tested=min(reached + 2, len(p)) - min(plan.starts), grid_size=len(p), grid_digest=plan.digest,
+        split_digest=shop.rooms.digest, split="out of fold on all traces",
+        handled_floor=promise.handled_floor if config.contract == "overall" else None,
+    )  # fmt: skip
+    return Certified(stamped(policy, certificate, report, attempt, shop, config), report)
+
+
+def _report(
+    shop: Workshop,
+    config: FitConfig,
+    ranked: Sequence[tuple[Contender, ProposalSummary]],
+    attempts: tuple[Attempt, ...],
+    classes: tuple[dict[str, object], ...],
+    level: float,
+) -> FitReport:
+    best = ranked[0][0]
+    return FitReport(
+        config=config.as_dict(),
+        n_traces=len(shop.dataset),
+        n_train=len(shop.y),
+        n_shadow=shop.n_shadow,
+        n_set_aside=len(shop.rooms.set_aside),
+        n_outside=int((shop.dataset.y == OUTSIDE).sum()),
+        n_trainings=shop.cross.n_trainings,
+        members=member_summaries(
+            shop.cross.members, [c.trained for c in shop.contenders if c.first is None], config.target
+        ),
+        dropped=tuple((d.name, d.reason, d.failed) for d in shop.cross.dropped),
+        proposals=tuple(summary for _, summary in ranked),
+        attempts=attempts,
+        frontier=frontier_estimate(best.scored.scores, best.agree, shop.n_shadow, level, config),
+        classes=classes,
+        seconds=dict(shop.seconds),
+    )

@@ -1,0 +1,230 @@
+"""The train room: features, pool, cross-fitting, acceptors, and the contenders. Reads no shadow label."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer.certification import proposals
+from tracer.certification.gate import WEIGHTS
+from tracer.certification.proposals import Promise
+from tracer.config import FitConfig
+from tracer.errors import ConfigError, FeatureError, TraceError
+from tracer.features.lexical import LexicalFeatures
+from tracer.learning import fitting, pool
+from tracer.learning.candidates import Rules, Scored
+from tracer.learning.crossfit import Anchors, CrossFit, Progress, cross_fit
+from tracer.learning.ensembles import ensembles
+from tracer.learning.fitting import RuleSettings, Trained
+from tracer.learning.heads import Block
+from tracer.learning.surrogates import BlockName
+from tracer.policies.policy import Family, combine_stages
+from tracer.traces.rooms import Rooms, assign_rooms, fold_ids
+from tracer.types import OUTSIDE, Bool, Dataset, Float32, Int32, LabelSpace
+
+MIN_TRAIN = 20
+"""Fewest training rows with a known label that a fit accepts."""
+SHORTLIST = 3
+_ANCHOR_COPIES = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encodings:
+    """What the embedder says of fixed texts: ``probes`` (m, d), and ``labels`` (k, d) of the label names."""
+
+    probes: Float32
+    labels: Float32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contender:
+    """A candidate policy with out-of-fold scores: single surrogate, or lexical-first cascade."""
+
+    name: str
+    trained: Trained
+    scored: Scored
+    agree: Bool
+    first: Trained | None = None
+    cut: float = 0.0
+    encoder_share: float = 0.0
+
+    @property
+    def family(self) -> Family:
+        """``cascade``, or ``l2d``; accept-all is the last step of an l2d chain and then called ``global``."""
+        return "cascade" if self.first is not None else "l2d"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Workshop:
+    """What training left: rooms, features, contenders."""
+
+    dataset: Dataset
+    rooms: Rooms
+    lexical: LexicalFeatures | None
+    contenders: tuple[Contender, ...]
+    cross: CrossFit
+    y: Int32
+    n_shadow: int
+    encodings: Encodings | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def train(
+    dataset: Dataset, config: FitConfig, *, progress: Progress = silent, encodings: Encodings | None = None
+) -> Workshop:
+    """Split, extract features, cross-fit the pool and build all contenders. Reads no shadow label."""
+    began = time.perf_counter()
+    rooms = assign_rooms(dataset, shadow_share=config.shadow_share_for(len(dataset)), split=config.split)
+    if config.guarantee == "estimated":
+        everything = np.sort(np.concatenate([rooms.train, rooms.shadow]))
+        rooms = replace(rooms, train=everything)
+    known = rooms.train[dataset.y[rooms.train] != OUTSIDE]
+    n_classes = len(dataset.space)
+    if len(known) < MIN_TRAIN:
+        raise TraceError(f"{len(known)} training traces with a known label; at least {MIN_TRAIN} are needed")
+    room = dataset.take(known)
+    folds = _usable_folds(fold_ids(dataset, known, config.folds), config.folds)
+    progress("features", 0, 1)
+    lexical = None
+    blocks: dict[BlockName, Block] = {}
+    names = block_names(dataset, config)
+    if "lexical" in names:
+        lexical = LexicalFeatures.fit(room.texts or ())
+        blocks["lexical"] = lexical.transform(room.texts or ())
+    if "dense" in names and room.dense is not None:
+        blocks["dense"] = room.dense
+    featured = time.perf_counter()
+    recipes = pool.learners(config.pool, names)
+    anchors = _anchors(dataset.space, lexical, encodings if "dense" in names else None)
+    cross = cross_fit(recipes, blocks, room.y, folds, n_classes, config.seed, progress, anchors)
+    trained_at = time.perf_counter()
+    settings = RuleSettings(
+        config.novelty, business_rules(dataset, config), config.target if config.per_class else None
+    )
+    trained = []
+    for members in ensembles(cross.members):
+        progress(f"acceptor for {' + '.join(m.learner.name for m in members)}", 1, 1)
+        trained.append(fitting.build(members, room.y, folds, n_classes, settings))
+    contenders = [
+        Contender(t.name, t, t.scored, t.agree, encoder_share=float("dense" in t.candidate.surrogate.blocks))
+        for t in trained
+    ]
+    contenders += _cascades(trained, config, len(rooms.shadow))
+    seconds = {
+        "features": featured - began,
+        "surrogates": trained_at - featured,
+        "acceptors": time.perf_counter() - trained_at,
+    }
+    return Workshop(dataset, rooms, lexical, tuple(contenders), cross, room.y, len(rooms.shadow), encodings, seconds)
+
+
+def block_names(dataset: Dataset, config: FitConfig) -> frozenset[BlockName]:
+    """Which feature blocks the fit uses. Raises FeatureError where a wanted block cannot be had."""
+    wanted: dict[str, tuple[BlockName, ...]] = {
+        "auto": ("lexical", "dense"), "both": ("lexical", "dense"), "lexical": ("lexical",), "dense": ("dense",),
+    }  # fmt: skip
+    have = {"lexical": dataset.texts is not None, "dense": dataset.dense is not None}
+    names = wanted[config.features]
+    missing = [name for name in names if not have[name]]
+    if missing and config.features != "auto":
+        needs = {"lexical": "texts", "dense": "embeddings"}
+        raise FeatureError(f"features = {config.features!r} needs {needs[missing[0]]}, and the traces have none")
+    return frozenset(name for name in names if have[name])
+
+
+def label_text(name: str) -> str:
+    """A label's name as words: ``card_notWorking`` reads ``card not working``."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return " ".join(re.sub(r"[^\w]|_", " ", spaced).lower().split()) or name
+
+
+def _anchors(space: LabelSpace, lexical: LexicalFeatures | None, encodings: Encodings | None) -> Anchors:
+    twice = np.tile(np.arange(len(space), dtype=np.int32), _ANCHOR_COPIES)
+    blocks: dict[BlockName, Block] = {}
+    if lexical is not None:
+        blocks["lexical"] = lexical.transform([label_text(space.names[code]) for code in twice])
+    if encodings is not None:
+        blocks["dense"] = encodings.labels[twice]
+    return Anchors(blocks, twice)
+
+
+def business_rules(dataset: Dataset, config: FitConfig) -> Rules:
+    """Rules by label code. Raises ConfigError for a label that no trace carries."""
+    codes = {name: i for i, name in enumerate(dataset.space.names)}
+    unknown = sorted({*config.always_defer, *config.error_costs} - set(codes))
+    if unknown:
+        known = ", ".join(dataset.space.names[:10]) + (", ..." if len(codes) > 10 else "")
+        raise ConfigError(f"no trace is labelled {', '.join(map(repr, unknown))}; labels: {known}")
+    always = np.array(sorted(codes[name] for name in config.always_defer), dtype=np.int32)
+    ratio = None
+    if config.error_costs and config.teacher_usd is not None:
+        if config.teacher_usd <= 0:
+            raise ConfigError(f"teacher_usd = {config.teacher_usd}: must be positive to weigh errors against it")
+        ratio = np.zeros(len(codes))
+        for name, cost in config.error_costs.items():
+            ratio[codes[name]] = float(cost / config.teacher_usd)
+    return Rules(always_defer=always, error_ratio=ratio)
+
+
+def check_config(dataset: Dataset, config: FitConfig) -> None:
+    if len(dataset.space) < 2:
+        raise TraceError(f"all traces carry one label ({dataset.space.names[0]!r}): there is nothing to learn")
+    business_rules(dataset, config)
+
+
+def _usable_folds(folds: NDArray[np.int8], wanted: int) -> NDArray[np.int8]:
+    """Fold numbers without gaps; rows are dealt in turn where hashing left fewer than two folds."""
+    present, dense_ids = np.unique(folds, return_inverse=True)
+    if len(present) >= 2:
+        return dense_ids.astype(np.int8)
+    return (np.arange(len(folds)) % wanted).astype(np.int8)
+
+
+def _cascades(trained: Sequence[Trained], config: FitConfig, n_shadow: int) -> list[Contender]:
+    """Lexical first, then the best that reads embeddings. The cut of the first stage is fixed out of fold.
+
+    The cut minimises the predicted cost a request: teacher calls, plus encoder calls at their relative price.
+    """
+    lexical = [t for t in trained if t.candidate.surrogate.blocks == {"lexical"}]
+    dense = [
+        t for t in trained if "dense" in t.candidate.surrogate.blocks and "lexical" in t.candidate.surrogate.blocks
+    ]
+    if not lexical or not dense:
+        return []
+    first = lexical[0]
+    promise = promise_of(config, config.target)
+    level = config.delta * WEIGHTS[SHORTLIST][0]
+
+    def predicted_cost(second: Trained, cut: float, scored: Scored, agree: Bool) -> float:
+        plan = proposals.propose(scored.scores, agree, n_shadow, promise, level, config.grid_size, draft=True)
+        return 1.0 - plan.predicted_coverage + config.encoder_cost * float((first.scored.scores < cut).mean())
+
+    second = min(dense, key=lambda t: predicted_cost(t, np.inf, t.scored, t.agree))
+    finite = first.scored.scores[np.isfinite(first.scored.scores)]
+    if not len(finite):
+        return []
+    best: tuple[float, Contender] | None = None
+    for share in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
+        cut = float(np.quantile(finite, 1.0 - share))
+        rest = np.flatnonzero(~(first.scored.scores >= cut))
+        left = Scored(second.scored.predicted[rest], second.scored.scores[rest], second.scored.bars[rest])
+        scored = combine_stages(first.scored, cut, left, rest).scored
+        agree = np.where(first.scored.scores >= cut, first.agree, second.agree)
+        cost = predicted_cost(second, cut, scored, agree)
+        if best is None or cost < best[0]:
+            name = f"cascade: {first.name}, then {second.name}"
+            best = (cost, Contender(name, second, scored, agree, first, cut, len(rest) / len(agree)))
+    return [best[1]] if best else []
+
+
+def promise_of(config: FitConfig, target: float) -> Promise:
+    return Promise(target, config.contract, config.handled_floor_for(target))

@@ -1,0 +1,232 @@
+"""The archive of a policy: ``manifest.json``, ``arrays.safetensors``, and one ``.onnx`` a tree surrogate.
+
+Nothing is pickled, and loading runs no code from the archive. The manifest carries the sha256 of each file and
+its own digest; a truncated, edited or foreign archive is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from tracer.certification.certificate import Certificate
+from tracer.errors import ArchiveError, TracerError
+from tracer.features.lexical import LexicalFeatures
+from tracer.learning.acceptors import Acceptor, Reliability
+from tracer.learning.candidates import Candidate, NoveltyGuard, Rules
+from tracer.learning.heads import head_from_arrays
+from tracer.learning.surrogates import Part, Surrogate
+from tracer.policies.policy import FirstStage, Policy
+from tracer.types import EmbedderIdentity, LabelSpace
+
+SCHEMA = 1
+MANIFEST, ARRAYS = "manifest.json", "arrays.safetensors"
+_FORMAT = "tracer-policy"
+
+Files = dict[str, bytes]
+_Arrays = dict[str, NDArray[Any]]
+
+
+def dump(policy: Policy) -> Files:
+    """The files of the archive, name to bytes; the same policy gives the same bytes."""
+    arrays: _Arrays = {}
+    models: Files = {}
+    candidate = _dump_candidate(policy.candidate, "candidate", arrays, models)
+    first = None
+    if policy.first_stage is not None:
+        first = _dump_candidate(policy.first_stage.candidate, "first", arrays, models)
+        first["cut"] = policy.first_stage.cut
+    if policy.lexical is not None:
+        arrays["lexical.hashes"], arrays["lexical.idf"] = policy.lexical.hashes, policy.lexical.idf
+    if policy.probes is not None:
+        arrays["probes"] = policy.probes
+    contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
+    files: Files = {ARRAYS: save_arrays(contiguous), **models}
+    manifest = {
+        "format": _FORMAT,
+        "schema": SCHEMA,
+        "version": policy.version,
+        "parent": policy.parent,
+        "created": policy.created,
+        "family": policy.family,
+        "labels": list(policy.space.names),
+        "labels_declared": policy.space.declared,
+        "embedder": asdict(policy.embedder) if policy.embedder else None,
+        "candidate": candidate,
+        "first_stage": first,
+        "certificate": policy.certificate.as_dict(),
+        "task": dict(policy.task),
+        "report": dict(policy.report),
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
+    }
+    manifest["digest"] = _digest(manifest)
+    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return {MANIFEST: text.encode(), **files}
+
+
+def load(files: Mapping[str, bytes], where: str = "archive") -> Policy:
+    """Rebuild a policy from its files. Raises ArchiveError that says what is wrong."""
+    manifest = _checked_manifest(files, where)
+    try:
+        arrays: _Arrays = load_arrays(files[ARRAYS])
+    except SafetensorError as error:
+        raise ArchiveError(f"{where}: {ARRAYS} is damaged: {error}") from error
+    try:
+        return _rebuild(manifest, arrays, files)
+    except ArchiveError as error:
+        raise ArchiveError(f"{where}: {error}") from error
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, TracerError):
+            raise ArchiveError(f"{where}: {error}") from error
+        raise ArchiveError(f"{where}: the manifest does not describe a policy: {error!r}") from error
+
+
+def read_files(folder: Path) -> Files:
+    """The files that a folder's manifest names."""
+    path = folder / MANIFEST
+    try:
+        manifest_bytes = path.read_bytes()
+    except OSError as error:
+        raise ArchiveError(f"{folder}: no policy archive here ({error.strerror}: {path.name})") from error
+    files = {MANIFEST: manifest_bytes}
+    listed = _parse(manifest_bytes, str(folder)).get("files")
+    if not isinstance(listed, dict):
+        raise ArchiveError(f"{folder}: the manifest lists no files")
+    for name in listed:
+        if Path(name).name != name or name.startswith("."):
+            raise ArchiveError(f"{folder}: file name {name!r} would leave the archive's folder")
+        try:
+            files[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise ArchiveError(f"{folder}: {name} is missing or unreadable ({error.strerror})") from error
+    return files
+
+
+def _parse(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(content)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArchiveError(f"{where}: {MANIFEST} is not JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+        raise ArchiveError(f"{where}: this is not a Tracer policy")
+    return manifest
+
+
+def _checked_manifest(files: Mapping[str, bytes], where: str) -> dict[str, Any]:
+    if MANIFEST not in files:
+        raise ArchiveError(f"{where}: {MANIFEST} is missing")
+    manifest = _parse(files[MANIFEST], where)
+    if manifest.get("schema") != SCHEMA:
+        raise ArchiveError(f"{where}: schema {manifest.get('schema')!r}; this version of Tracer reads {SCHEMA}")
+    if manifest.get("digest") != _digest(manifest):
+        raise ArchiveError(f"{where}: {MANIFEST} was changed after it was written (digest mismatch)")
+    for name, expected in manifest["files"].items():
+        if name not in files:
+            raise ArchiveError(f"{where}: {name} is missing")
+        if hashlib.sha256(files[name]).hexdigest() != expected:
+            raise ArchiveError(f"{where}: {name} was changed or cut short after it was written (sha256 mismatch)")
+    if ARRAYS not in manifest["files"]:
+        raise ArchiveError(f"{where}: {ARRAYS} is not listed")
+    return manifest
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "digest"}
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _dump_candidate(candidate: Candidate, prefix: str, arrays: _Arrays, models: Files) -> dict[str, Any]:
+    parts = []
+    for i, part in enumerate(candidate.surrogate.parts):
+        for name, array in part.head.arrays().items():
+            if part.head.kind == "onnx" and name == "model":
+                models[f"{prefix}-{i}.onnx"] = array.tobytes()
+            else:
+                arrays[f"{prefix}.{i}.{name}"] = array
+        parts.append({"name": part.name, "block": part.block, "kind": part.head.kind, "weight": part.weight})
+    acceptor, rules = candidate.acceptor, candidate.rules
+    arrays[f"{prefix}.acceptor.mean"] = acceptor.mean
+    arrays[f"{prefix}.acceptor.scale"] = acceptor.scale
+    arrays[f"{prefix}.acceptor.coefficients"] = acceptor.coefficients
+    arrays[f"{prefix}.reliability.agreement"] = acceptor.reliability.agreement
+    arrays[f"{prefix}.reliability.log_count"] = acceptor.reliability.log_count
+    arrays[f"{prefix}.rules.always_defer"] = rules.always_defer
+    if rules.error_ratio is not None:
+        arrays[f"{prefix}.rules.error_ratio"] = rules.error_ratio
+    if rules.class_floor is not None:
+        arrays[f"{prefix}.rules.class_floor"] = rules.class_floor
+    guard = candidate.guard
+    return {
+        "parts": parts,
+        "acceptor": {"names": list(acceptor.names), "intercept": acceptor.intercept},
+        "novelty": {"mode": guard.mode, "floor": guard.floor if math.isfinite(guard.floor) else None},
+    }
+
+
+def _rebuild(manifest: dict[str, Any], arrays: _Arrays, files: Mapping[str, bytes]) -> Policy:
+    first = manifest["first_stage"]
+    stage = None
+    if first is not None:
+        stage = FirstStage(_load_candidate(first, "first", arrays, files), float(first["cut"]))
+    lexical = None
+    if "lexical.hashes" in arrays:
+        lexical = LexicalFeatures(arrays["lexical.hashes"], arrays["lexical.idf"])
+    embedder = EmbedderIdentity(**manifest["embedder"]) if manifest["embedder"] else None
+    policy = Policy(
+        space=LabelSpace(tuple(manifest["labels"]), bool(manifest["labels_declared"])),
+        family=manifest["family"],
+        candidate=_load_candidate(manifest["candidate"], "candidate", arrays, files),
+        certificate=Certificate.from_dict(manifest["certificate"]),
+        lexical=lexical,
+        embedder=embedder,
+        first_stage=stage,
+        probes=arrays.get("probes"),
+        version=str(manifest["version"]),
+        parent=manifest["parent"],
+        created=str(manifest["created"]),
+        task=manifest["task"],
+        report=manifest["report"],
+    )
+    if "lexical" in policy.needs and lexical is None:
+        raise ArchiveError("a head reads lexical features but the archive has none")
+    return policy
+
+
+def _load_candidate(spec: dict[str, Any], prefix: str, arrays: _Arrays, files: Mapping[str, bytes]) -> Candidate:
+    parts = []
+    for i, part in enumerate(spec["parts"]):
+        own = f"{prefix}.{i}."
+        named = {name[len(own) :]: array for name, array in arrays.items() if name.startswith(own)}
+        if part["kind"] == "onnx":
+            named["model"] = np.frombuffer(files[f"{prefix}-{i}.onnx"], dtype=np.uint8)
+        head = head_from_arrays(part["kind"], named)
+        parts.append(Part(str(part["name"]), part["block"], head, float(part["weight"])))
+    reliability = Reliability(arrays[f"{prefix}.reliability.agreement"], arrays[f"{prefix}.reliability.log_count"])
+    acceptor = Acceptor(
+        names=tuple(spec["acceptor"]["names"]),
+        mean=arrays[f"{prefix}.acceptor.mean"],
+        scale=arrays[f"{prefix}.acceptor.scale"],
+        coefficients=arrays[f"{prefix}.acceptor.coefficients"],
+        intercept=float(spec["acceptor"]["intercept"]),
+        reliability=reliability,
+    )
+    floor = spec["novelty"]["floor"]
+    guard = NoveltyGuard(spec["novelty"]["mode"], float("-inf") if floor is None else float(floor))
+    rules = Rules(
+        always_defer=arrays[f"{prefix}.rules.always_defer"],
+        error_ratio=arrays.get(f"{prefix}.rules.error_ratio"),
+        class_floor=arrays.get(f"{prefix}.rules.class_floor"),
+    )
+    return Candidate(Surrogate(tuple(parts)), acceptor, guard, rules)

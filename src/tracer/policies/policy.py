@@ -1,0 +1,179 @@
+"""A policy: everything that decides, frozen, and the certificate it was promoted with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer.certification.certificate import Certificate
+from tracer.errors import FeatureError, PolicyError
+from tracer.features.lexical import LexicalFeatures
+from tracer.learning.candidates import BARS, Candidate, Scored
+from tracer.learning.surrogates import BlockName, Blocks
+from tracer.types import Decisions, EmbedderIdentity, Float32, LabelSpace, Reason
+
+Family = Literal["global", "l2d", "cascade"]
+Embed = Callable[[Sequence[str]], Float32]
+
+_FIRST_STAGE_BONUS = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FirstStage:
+    """The lexical stage of a cascade: it answers where its own score reaches ``cut``, with no embedding."""
+
+    candidate: Candidate
+    cut: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """n inputs: texts, embeddings (n, d), or texts with a function that embeds them when needed."""
+
+    n: int
+    texts: Sequence[str] | None = None
+    dense: Float32 | None = None
+    embed: Embed | None = None
+
+    @classmethod
+    def of(
+        cls,
+        texts: Sequence[str] | None,
+        dense: NDArray[np.floating] | None = None,
+        embed: Embed | None = None,
+    ) -> Inputs:
+        """Check that there is something to decide on, and that texts and embeddings are as many."""
+        if texts is None and dense is None:
+            raise FeatureError("nothing to decide on: give texts, embeddings or both")
+        vectors = None if dense is None else np.ascontiguousarray(dense, dtype=np.float32)
+        if vectors is not None and vectors.ndim != 2:
+            raise FeatureError(f"embeddings must be two-dimensional (n, d), not {vectors.shape}")
+        if texts is not None and vectors is not None and len(texts) != len(vectors):
+            raise FeatureError(f"{len(texts)} texts, {len(vectors)} embeddings")
+        n = len(texts) if texts is not None else len(vectors if vectors is not None else ())
+        return cls(n, texts, vectors, embed)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StagedScores:
+    """Scores of a policy: ``scored`` on one scale for the threshold, ``stage`` (n,) 1 or 2."""
+
+    scored: Scored
+    stage: NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Policy:
+    """What serves. ``version`` is empty until the registry gives one.
+
+    ``task`` says what was certified: the teachers seen and the digest of the label space.
+    ``probes`` (m, d) are the embedder's vectors of fixed texts, checked when an embedder is attached.
+    """
+
+    space: LabelSpace
+    family: Family
+    candidate: Candidate
+    certificate: Certificate
+    lexical: LexicalFeatures | None = None
+    embedder: EmbedderIdentity | None = None
+    first_stage: FirstStage | None = None
+    probes: Float32 | None = None
+    version: str = ""
+    parent: str | None = None
+    created: str = ""
+    task: Mapping[str, Any] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def threshold(self) -> float:
+        """The certified threshold on the acceptor's score; -inf handles everything."""
+        return self.certificate.threshold
+
+    @property
+    def needs(self) -> frozenset[BlockName]:
+        """The feature blocks that a decision may need."""
+        first = self.first_stage.candidate.surrogate.blocks if self.first_stage else frozenset()
+        return self.candidate.surrogate.blocks | first
+
+    def score(self, inputs: Inputs) -> StagedScores:
+        """Score n inputs, embedding only those that the first stage leaves."""
+        blocks: dict[BlockName, Any] = {}
+        if "lexical" in self.needs:
+            if self.lexical is None or inputs.texts is None:
+                raise FeatureError("this policy reads texts: embeddings alone are not enough")
+            blocks["lexical"] = self.lexical.transform(inputs.texts)
+        if self.first_stage is None:
+            if "dense" in self.needs:
+                blocks["dense"] = self._dense(inputs, None)
+            return StagedScores(self.candidate.score(blocks), np.full(inputs.n, 2, dtype=np.int8))
+        first = self.first_stage.candidate.score(blocks)
+        rest = np.flatnonzero(~(first.scores >= self.first_stage.cut))
+        second = None
+        if len(rest):
+            remaining: Blocks = {"lexical": blocks["lexical"][rest], "dense": self._dense(inputs, rest)}
+            second = self.candidate.score(remaining)
+        return combine_stages(first, self.first_stage.cut, second, rest)
+
+    def decide(
+        self,
+        texts: Sequence[str] | None = None,
+        dense: NDArray[np.floating] | None = None,
+        embed: Embed | None = None,
+    ) -> Decisions:
+        """Decide on n inputs: the one place where a score meets the threshold.
+
+        ``texts`` (n,), ``dense`` (n, d) embeddings, ``embed`` embeds the texts that need it.
+        Raises FeatureError where the inputs do not fit the policy.
+        """
+        inputs = Inputs.of(texts, dense, embed)
+        if inputs.n == 0:
+            empty = np.empty(0)
+            return Decisions((), empty, empty.astype(bool), (), empty.astype(np.int8))
+        staged = self.score(inputs)
+        scores = staged.scored.scores
+        handled = scores >= self.threshold
+        names = self.space.names
+        labels = tuple(names[code] for code in staged.scored.predicted)
+        reasons: tuple[Reason, ...] = tuple(
+            "handled" if h else BARS[bar] for h, bar in zip(handled, staged.scored.bars, strict=True)
+        )
+        shown = np.where(staged.stage == 1, scores - _FIRST_STAGE_BONUS, scores)
+        return Decisions(labels, shown, handled, reasons, staged.stage)
+
+    def _dense(self, inputs: Inputs, rows: NDArray[np.intp] | None) -> Float32:
+        if inputs.dense is not None:
+            vectors = inputs.dense if rows is None else inputs.dense[rows]
+        elif inputs.embed is not None and inputs.texts is not None:
+            texts = inputs.texts if rows is None else [inputs.texts[i] for i in rows]
+            vectors = inputs.embed(texts)
+        else:
+            raise FeatureError("this policy reads embeddings: give them, or attach the embedder it was fitted with")
+        expected = self.embedder.dimension if self.embedder else vectors.shape[1]
+        if vectors.shape[1] != expected:
+            raise FeatureError(f"embeddings have {vectors.shape[1]} columns, the policy was fitted on {expected}")
+        if not np.isfinite(vectors).all():
+            raise FeatureError("embeddings hold NaN or infinity")
+        return vectors
+
+    def check_label(self, label: str) -> None:
+        """Raise PolicyError where a label is not in the label space."""
+        if label not in self.space.names:
+            raise PolicyError(f"label {label!r} is not one of the policy's {len(self.space)} labels")
+
+
+def combine_stages(first: Scored, cut: float, second: Scored | None, rest: NDArray[np.intp]) -> StagedScores:
+    """One scale for both stages: an answer of the first stage ranks above all of the second.
+
+    ``second`` holds the rows ``rest`` that the first stage left. The set handled grows as the threshold
+    falls, so one chain tests one number.
+    """
+    stage = np.ones(len(first.scores), dtype=np.int8)
+    predicted, scores, bars = first.predicted.copy(), first.scores + _FIRST_STAGE_BONUS, first.bars.copy()
+    if second is not None:
+        stage[rest] = 2
+        predicted[rest], scores[rest], bars[rest] = second.predicted, second.scores, second.bars
+    return StagedScores(Scored(predicted, scores, bars), stage)

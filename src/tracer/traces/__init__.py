@@ -1,0 +1,1 @@
+"""Traces of a teacher: reading logs, the two rooms, and the store."""

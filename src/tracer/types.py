@@ -1,0 +1,316 @@
+"""The words of the house as frozen dataclasses, validated at birth.
+
+Labels are strings at both ends and ``int32`` codes inside; ``-1`` is a label outside the label space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer.errors import FeatureError, TraceError
+
+_T = TypeVar("_T")
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Int32 = NDArray[np.int32]
+Bool = NDArray[np.bool_]
+
+Origin = Literal["bootstrap", "audit", "deferred", "requested", "fallback", "imported"]
+ORIGINS: tuple[Origin, ...] = get_args(Origin)
+_BOOTSTRAP: tuple[Origin, ...] = ("bootstrap",)
+OUTSIDE = -1
+"""Code of a label that is not in the label space."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one teacher call consumed, in tokens."""
+
+    input_tokens: int
+    output_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.input_tokens < 0 or self.output_tokens < 0:
+            raise TraceError(f"token counts must not be negative: {self.input_tokens}, {self.output_tokens}")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One teacher call: the input text and the label that the teacher gave.
+
+    ``origin`` is the statistical key: only ``bootstrap`` and ``audit`` traces are plain samples of traffic.
+    ``group`` ties rows that are not independent (a user, a conversation, a premise).
+    """
+
+    id: str
+    text: str
+    label: str
+    teacher: str | None = None
+    time: datetime | None = None
+    origin: Origin = "bootstrap"
+    group: str | None = None
+    truth: str | None = None
+    usage: Usage | None = None
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise TraceError("a trace needs an id")
+        if not self.text.strip():
+            raise TraceError(f"trace {self.id!r}: the input text is empty")
+        if not self.label:
+            raise TraceError(f"trace {self.id!r}: the teacher's label is empty")
+        if self.origin not in ORIGINS:
+            raise TraceError(f"trace {self.id!r}: origin {self.origin!r} is not one of {', '.join(ORIGINS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSpace:
+    """The labels a surrogate may answer, in a fixed order.
+
+    ``declared`` is true where the user listed them; a teacher label outside a declared space is
+    never learned, and counts as a disagreement when certifying.
+    """
+
+    names: tuple[str, ...]
+    declared: bool = False
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names):
+            repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise TraceError(f"label space has repeated names: {', '.join(repeated)}")
+        if not self.names:
+            raise TraceError("a label space needs at least one label")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def observed(cls, labels: Sequence[str]) -> LabelSpace:
+        """The sorted set of the labels seen."""
+        return cls(tuple(sorted(set(labels))))
+
+    def encode(self, labels: Sequence[str]) -> Int32:
+        """Codes (n,) of label names; ``-1`` for a name outside the space."""
+        code = {name: i for i, name in enumerate(self.names)}
+        return np.fromiter((code.get(name, OUTSIDE) for name in labels), dtype=np.int32, count=len(labels))
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderIdentity:
+    """Which embedder made a vector: its name, its dimension and a digest of its weights or settings."""
+
+    name: str
+    dimension: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        if self.dimension < 1:
+            raise FeatureError(f"embedder {self.name!r}: dimension {self.dimension} must be positive")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Traces as columns. ``texts`` is None for a set that holds embeddings alone.
+
+    Shapes: ``labels``, ``ids``, ``origins``, ``groups``, ``truth`` (n,); ``y`` int32 (n,);
+    ``times`` float64 (n,), seconds since the epoch, NaN where unknown; ``dense`` float32 (n, d) or None.
+    """
+
+    labels: tuple[str, ...]
+    y: Int32
+    space: LabelSpace
+    ids: tuple[str, ...]
+    texts: tuple[str, ...] | None
+    dense: Float32 | None
+    embedder: EmbedderIdentity | None
+    origins: tuple[Origin, ...]
+    groups: tuple[str | None, ...]
+    times: Float64
+    truth: tuple[str | None, ...]
+
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        sizes = {"y": len(self.y), "ids": len(self.ids), "origins": len(self.origins)}
+        sizes |= {"groups": len(self.groups), "times": len(self.times), "truth": len(self.truth)}
+        if self.texts is not None:
+            sizes["texts"] = len(self.texts)
+        if self.dense is not None:
+            sizes["embeddings"] = len(self.dense)
+        for name, size in sizes.items():
+            if size != n:
+                raise FeatureError(f"{name} has {size} rows, labels has {n}")
+        if self.texts is None and self.dense is None:
+            raise FeatureError("a dataset needs texts, embeddings or both")
+        if len(set(self.ids)) != n:
+            raise TraceError(f"trace ids repeat: {n} rows, {len(set(self.ids))} distinct ids")
+        if self.dense is not None:
+            _check_dense(self.dense)
+            if self.embedder is not None and self.embedder.dimension != self.dense.shape[1]:
+                raise FeatureError(
+                    f"embeddings have {self.dense.shape[1]} columns, "
+                    f"embedder {self.embedder.name!r} gives {self.embedder.dimension}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def from_columns(
+        cls,
+        labels: Sequence[str],
+        *,
+        texts: Sequence[str] | None = None,
+        dense: NDArray[np.floating] | None = None,
+        embedder: EmbedderIdentity | None = None,
+        space: LabelSpace | None = None,
+        ids: Sequence[str] | None = None,
+        origins: Sequence[Origin] | None = None,
+        groups: Sequence[str | None] | None = None,
+        times: Sequence[float] | Float64 | None = None,
+        truth: Sequence[str | None] | None = None,
+    ) -> Dataset:
+        """Build a dataset from columns; what is not given gets its neutral value."""
+        n = len(labels)
+        space = space or LabelSpace.observed(labels)
+        return cls(
+            labels=tuple(labels),
+            y=space.encode(labels),
+            space=space,
+            ids=tuple(ids) if ids is not None else tuple(f"row-{i:07d}" for i in range(n)),
+            texts=tuple(texts) if texts is not None else None,
+            dense=None if dense is None else np.ascontiguousarray(dense, dtype=np.float32),
+            embedder=embedder,
+            origins=tuple(origins) if origins is not None else _BOOTSTRAP * n,
+            groups=tuple(groups) if groups is not None else (None,) * n,
+            times=np.full(n, np.nan) if times is None else np.asarray(times, dtype=np.float64),
+            truth=tuple(truth) if truth is not None else (None,) * n,
+        )
+
+    @classmethod
+    def from_traces(
+        cls,
+        traces: Sequence[Trace],
+        *,
+        dense: NDArray[np.floating] | None = None,
+        embedder: EmbedderIdentity | None = None,
+        space: LabelSpace | None = None,
+    ) -> Dataset:
+        """Columns from records. ``dense`` (n, d) lies in the order of the records."""
+        if not traces:
+            raise TraceError("there are no traces")
+        return cls.from_columns(
+            [t.label for t in traces],
+            texts=[t.text for t in traces],
+            dense=dense,
+            embedder=embedder,
+            space=space,
+            ids=[t.id for t in traces],
+            origins=[t.origin for t in traces],
+            groups=[t.group for t in traces],
+            times=[t.time.timestamp() if t.time else float("nan") for t in traces],
+            truth=[t.truth for t in traces],
+        )
+
+    def take(self, rows: NDArray[np.intp]) -> Dataset:
+        """The rows with these indices, in this order."""
+
+        def pick(column: tuple[_T, ...]) -> tuple[_T, ...]:
+            return tuple(column[i] for i in rows)
+
+        return replace(
+            self,
+            labels=pick(self.labels),
+            y=self.y[rows],
+            ids=pick(self.ids),
+            texts=None if self.texts is None else pick(self.texts),
+            dense=None if self.dense is None else self.dense[rows],
+            origins=pick(self.origins),
+            groups=pick(self.groups),
+            times=self.times[rows],
+            truth=pick(self.truth),
+        )
+
+    def with_dense(self, dense: NDArray[np.floating], embedder: EmbedderIdentity) -> Dataset:
+        """The same rows with embeddings (n, d)."""
+        return replace(self, dense=np.ascontiguousarray(dense, dtype=np.float32), embedder=embedder)
+
+    def with_space(self, space: LabelSpace) -> Dataset:
+        """The same rows coded in another label space."""
+        return replace(self, space=space, y=space.encode(self.labels))
+
+
+Reason = Literal[
+    "handled",
+    "below_threshold",
+    "novel",
+    "always_defer",
+    "error_cost",
+    "class_floor",
+    "kill_switch",
+    "no_policy",
+    "error",
+    "requested",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decisions:
+    """What a policy says of n inputs: surrogate labels, acceptor scores, handled or deferred, and why.
+
+    ``stage`` (n,) is 1 where the lexical stage of a cascade decided, else 2.
+    """
+
+    labels: tuple[str, ...]
+    scores: Float64
+    handled: Bool
+    reasons: tuple[Reason, ...]
+    stage: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def coverage(self) -> float:
+        """Share handled, in [0, 1]."""
+        return float(self.handled.mean()) if len(self) else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The router's answer to one request.
+
+    ``label`` is None only where the input was deferred and no teacher was given.
+    ``latency_s`` counts routing and, where it was asked, the teacher.
+    """
+
+    label: str | None
+    source: Literal["surrogate", "teacher", "none"]
+    reason: Reason
+    surrogate_label: str | None
+    score: float
+    threshold: float
+    policy: str | None
+    latency_s: float
+    cost_usd: Decimal | None = None
+
+    @property
+    def handled(self) -> bool:
+        """True where the surrogate answered."""
+        return self.source == "surrogate"
+
+
+def _check_dense(dense: Float32) -> None:
+    if dense.ndim != 2:
+        raise FeatureError(f"embeddings must be two-dimensional (n, d), not {dense.shape}")
+    if not np.isfinite(dense).all():
+        row = int(np.flatnonzero(~np.isfinite(dense).all(axis=1))[0])
+        raise FeatureError(f"embeddings row {row} holds NaN or infinity")
