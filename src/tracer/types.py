@@ -121,7 +121,7 @@ class EmbedderIdentity:
 class Dataset:
     """Traces as columns. ``texts`` is None for a set that holds embeddings alone.
 
-    Shapes: ``labels``, ``ids``, ``origins``, ``groups``, ``truth`` (n,); ``y`` int32 (n,);
+    Shapes: ``labels``, ``ids``, ``origins``, ``groups``, ``truth``, ``teachers`` (n,); ``y`` int32 (n,);
     ``times`` float64 (n,), seconds since the epoch, NaN where unknown; ``dense`` float32 (n, d) or None.
     """
 
@@ -136,11 +136,13 @@ class Dataset:
     groups: tuple[str | None, ...]
     times: Float64
     truth: tuple[str | None, ...]
+    teachers: tuple[str | None, ...]
 
     def __post_init__(self) -> None:
         n = len(self.labels)
         sizes = {"y": len(self.y), "ids": len(self.ids), "origins": len(self.origins)}
         sizes |= {"groups": len(self.groups), "times": len(self.times), "truth": len(self.truth)}
+        sizes["teachers"] = len(self.teachers)
         if self.texts is not None:
             sizes["texts"] = len(self.texts)
         if self.dense is not None:
@@ -177,6 +179,7 @@ class Dataset:
         groups: Sequence[str | None] | None = None,
         times: Sequence[float] | Float64 | None = None,
         truth: Sequence[str | None] | None = None,
+        teachers: Sequence[str | None] | None = None,
     ) -> Dataset:
         """Build a dataset from columns; what is not given gets its neutral value."""
         n = len(labels)
@@ -193,6 +196,7 @@ class Dataset:
             groups=tuple(groups) if groups is not None else (None,) * n,
             times=np.full(n, np.nan) if times is None else np.asarray(times, dtype=np.float64),
             truth=tuple(truth) if truth is not None else (None,) * n,
+            teachers=tuple(teachers) if teachers is not None else (None,) * n,
         )
 
     @classmethod
@@ -218,6 +222,7 @@ class Dataset:
             groups=[t.group for t in traces],
             times=[t.time.timestamp() if t.time else float("nan") for t in traces],
             truth=[t.truth for t in traces],
+            teachers=[t.teacher for t in traces],
         )
 
     def take(self, rows: NDArray[np.intp]) -> Dataset:
@@ -237,6 +242,7 @@ class Dataset:
             groups=pick(self.groups),
             times=self.times[rows],
             truth=pick(self.truth),
+            teachers=pick(self.teachers),
         )
 
     def with_dense(self, dense: NDArray[np.floating], embedder: EmbedderIdentity) -> Dataset:

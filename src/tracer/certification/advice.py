@@ -44,7 +44,7 @@ def explain_refusal(
 ) -> Refusal:
     """Words for a refusal. What would clear the gate is estimated from out-of-fold rates alone, never from
     the shadow labels just used."""
-    best = max(attempts, key=lambda a: (a.agreement, a.n_handled))
+    best = min(attempts, key=lambda a: (a.p_value, -a.n_handled))
     reason = (
         f"No candidate cleared the gate at target {promise.target:g}: the nearest, {best.candidate}, agreed on "
         f"{best.n_agreed:,} of {best.n_handled:,} handled shadow traces ({best.agreement:.1%}) of {n_shadow:,}."
@@ -65,15 +65,21 @@ def explain_refusal(
     if more is not None:
         advice.append(f"Out-of-fold rates suggest that about {more:,} traces would clear it.")
     elif n_shadow >= needed:
-        ceiling = max(float(1.0 - plan.rates.min()) for plan in plans)
+        ceiling = max(_ceiling(plan, config.coverage_floor) for plan in plans)
         advice.append(
-            f"More traces of this kind would hardly help: out of fold, even the most confident part agrees on "
-            f"no more than {ceiling:.1%}. Better features or a fine-tuned encoder might."
+            f"More traces of this kind would hardly help: out of fold, even the most confident "
+            f"{config.coverage_floor:.0%} agree on {ceiling:.1%} only. Better features or a fine-tuned encoder might."
         )
     lower = _lower_target(plans, promise, level, n_shadow, config)
     if lower is not None:
         advice.append(f"At these traces a target of about {lower[0]:g} should certify {lower[1]:.0%} coverage.")
     return Refusal(promise.target, reason, attempts, tuple(advice))
+
+
+def _ceiling(plan: Proposal, floor: float) -> float:
+    """Highest out-of-fold agreement at a coverage of at least ``floor``."""
+    useful = plan.coverages >= floor
+    return float(1.0 - plan.rates[useful].min()) if useful.any() else 0.0
 
 
 def _predicted(plan: Proposal, promise: Promise, level: float, n_shadow: int, floor: float) -> float:

@@ -88,22 +88,15 @@ class Certificate:
         return f"{counts} {condition}, then with confidence {1 - self.delta:.4g} {claim}."
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready fields, and the derived figures for readers of the file."""
-        out: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        # JSON knows no infinity; accept-all has threshold -inf.
-        out["threshold"] = None if self.threshold == float("-inf") else self.threshold
-        return out
+        """JSON-ready fields."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Read a mapping written by ``as_dict``. Raises ArchiveError where fields are missing or impossible."""
         try:
-            known = {
-                **values,
-                "threshold": float("-inf") if values["threshold"] is None else values["threshold"],
-            }
-            certificate = cls(**known)
-        except (KeyError, TypeError) as error:
+            certificate = cls(**values)
+        except TypeError as error:
             raise ArchiveError(f"the certificate does not have the fields it should: {error}") from error
         counts = (certificate.n_agreed, certificate.n_handled, certificate.n_shadow)
         if not all(isinstance(c, int) for c in counts) or not 0 <= counts[0] <= counts[1] <= counts[2]:

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracer.config import Contract
 from tracer.stats import binomial, testing
@@ -19,15 +20,19 @@ SMALL_SAMPLE = 40
 """Below this expected number of tolerated disagreements, chains get three starts."""
 _START_SHARES = (0.7, 0.85, 1.0)
 _DRAFT_FACTOR = 0.75
+_REHEARSALS, _REHEARSAL_SEED = 256, 20260415
+ACCEPT_ALL = -1.0
+"""The threshold that handles every input that is not barred: scores lie above it, barred ones are -inf."""
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a chain tests: the contract and its numbers."""
+    """What a chain tests: the contract and its numbers. No chain starts below ``coverage_floor``."""
 
     target: float
     contract: Contract = "agreement"
     handled_floor: float = 0.0
+    coverage_floor: float = 0.0
 
     def p_values(self, n_disagreed: Float64, n_handled: Float64, n_shadow: int) -> Float64:
         """P-values (G,) of 'the promise is broken' from counts (G,) at each threshold.
@@ -40,14 +45,21 @@ class Promise:
         joint = binomial.p_value(n_disagreed, np.full_like(n_disagreed, n_shadow), self.target)
         return np.maximum(joint, binomial.p_value(n_disagreed, n_handled, self.handled_floor))
 
+    def allowed(self, n_shadow: int, level: float) -> NDArray[np.int64]:
+        """Most disagreements (n_shadow + 1,) among 0, 1, ..., n_shadow handled that the test still clears; -1 none."""
+        n = np.arange(n_shadow + 1)
+        if self.contract == "agreement":
+            return binomial.most_disagreements(n, self.target, level)
+        joint = binomial.most_disagreements(np.full_like(n, n_shadow), self.target, level)
+        return np.minimum(joint, binomial.most_disagreements(n, self.handled_floor, level))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proposal:
     """A chain fixed before any shadow label is read.
 
     ``thresholds`` (G,) fall from the most confident to accept-all; ``rates`` (G,) are out-of-fold selective
-    risks, ``coverages`` (G,) out-of-fold coverages. ``predicted`` is the step the chain should reach, -1 none;
-    ``smallest_p`` the smallest predicted p-value.
+    risks, ``coverages`` (G,) out-of-fold coverages. ``predicted_coverage``: what the chain is expected to certify.
     """
 
     thresholds: Float64
@@ -55,14 +67,8 @@ class Proposal:
     rates: Float64
     starts: tuple[int, ...]
     level_factor: float
-    predicted: int
-    smallest_p: float
+    predicted_coverage: float
     assumption: str
-
-    @property
-    def predicted_coverage(self) -> float:
-        """Coverage that the chain is expected to certify; 0 where none."""
-        return float(self.coverages[self.predicted]) if self.predicted >= 0 else 0.0
 
     @property
     def digest(self) -> str:
@@ -74,15 +80,13 @@ class Proposal:
 def threshold_grid(scores: Float64, size: int) -> Float64:
     """Thresholds (G,) at evenly spaced coverages of the scores, falling, the last one accept-all.
 
-    Scores of -inf are inputs that must never be handled: accept-all then means all the others, so its
-    threshold is the lowest finite number rather than -inf.
+    Scores of -inf are inputs that must never be handled, and accept-all handles all the others.
     """
     finite = scores[np.isfinite(scores)]
     if not len(finite):
-        return np.array([np.inf])
-    everything = -np.inf if len(finite) == len(scores) else np.finfo(np.float64).min
+        return np.array([ACCEPT_ALL])
     levels = np.arange(1, size) / size
-    return np.append(np.unique(np.quantile(finite, 1.0 - levels))[::-1], everything)
+    return np.append(np.unique(np.quantile(finite, 1.0 - levels))[::-1], ACCEPT_ALL)
 
 
 def counts_at(scores: Float64, agree: Bool, thresholds: Float64) -> tuple[Float64, Float64]:
@@ -105,27 +109,71 @@ def propose(
 ) -> Proposal:
     """Fix a chain from out-of-fold scores (n,) and agreement (n,) for a gate with ``n_shadow`` traces.
 
-    The chain starts where the predicted p-value is smallest: started at the most confident end it would
-    almost never certify, since a handful of traces cannot show an agreement of 0.95. A ``draft`` serves
-    to compare candidates: it takes a typical level for chains with several starts instead of simulating it.
+    Where the chain starts decides its power: at the most confident end it would almost never certify, since a
+    handful of traces cannot show an agreement of 0.95. So the gate is rehearsed on shadow rooms drawn from the
+    out-of-fold rows, and the start with the largest mean coverage is taken; for small shadow rooms three starts
+    at their common level compete with it. A ``draft`` serves to compare candidates: it takes a typical common
+    level instead of calibrating one.
     """
     thresholds = threshold_grid(scores, grid_size)
     handled, wrong = counts_at(scores, agree, thresholds)
     coverages = handled / len(scores)
     rates = (wrong + 0.5) / (handled + 1.0)
-    n = np.maximum(np.round(coverages * n_shadow), 1.0)
-    expected = np.minimum(np.round(rates * n), n)
-    predicted_p = promise.p_values(expected, n, n_shadow)
-    start = int(np.argmin(predicted_p))
-    starts: tuple[int, ...] = (start,)
-    factor, assumption = 1.0, ""
+    rehearsal = rehearse(handled, wrong, len(scores), n_shadow, promise.coverage_floor)
+    single = rehearsal.mean_coverage(promise, level)
+    start = int(np.argmax(single))
+    chosen: tuple[tuple[int, ...], float, float] = ((start,), 1.0, float(single[start]))
     if promise.contract == "agreement" and n_shadow * (1.0 - promise.target) < SMALL_SAMPLE:
         starts = _spread(start)
         if len(starts) > 1:
             factor = _DRAFT_FACTOR if draft else _level_factor(n_shadow, coverages, starts, promise, level)
-        assumption = "disagreement does not rise with the score" if len(starts) > 1 else ""
-    predicted = testing.multi_start(predicted_p, starts, factor * level)
-    return Proposal(thresholds, coverages, rates, starts, factor, predicted, float(predicted_p[start]), assumption)
+            gained = rehearsal.mean_coverage_from(starts, promise, factor * level)
+            if gained > chosen[2]:
+                chosen = (starts, factor, gained)
+    starts, factor, gained = chosen
+    assumption = "disagreement does not rise with the score" if len(starts) > 1 else ""
+    return Proposal(thresholds, coverages, rates, starts, factor, gained, assumption)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rehearsal:
+    """Gates rehearsed on simulated shadow rooms: handled and wrong counts (runs, G)."""
+
+    handled: NDArray[np.int64]
+    wrong: NDArray[np.int64]
+    n_shadow: int
+    coverage_floor: float
+
+    def mean_coverage(self, promise: Promise, level: float) -> Float64:
+        """Mean coverage (G,) that a chain certifies from each start; 0 where it refuses."""
+        return np.asarray(self._reached(promise, level).mean(axis=0), dtype=np.float64)
+
+    def mean_coverage_from(self, starts: tuple[int, ...], promise: Promise, level: float) -> float:
+        """Mean of the furthest coverage that chains from these starts certify."""
+        return float(self._reached(promise, level)[:, list(starts)].max(axis=1).mean())
+
+    def _reached(self, promise: Promise, level: float) -> Float64:
+        """Coverage (runs, G) certified from each start of each run."""
+        passes = self.wrong <= promise.allowed(self.n_shadow, level)[self.handled]
+        coverage = self.handled / self.n_shadow
+        out = np.zeros(passes.shape)
+        ahead = np.zeros(len(passes))
+        for g in range(passes.shape[1] - 1, -1, -1):
+            ahead = np.where(passes[:, g], np.maximum(ahead, coverage[:, g]), 0.0)
+            out[:, g] = ahead
+        out[out < self.coverage_floor] = 0.0
+        return out
+
+
+def rehearse(handled: Float64, wrong: Float64, n_rows: int, n_shadow: int, coverage_floor: float) -> Rehearsal:
+    """Draw shadow rooms from out-of-fold counts (G,) at each threshold; seeded, so the same rows give the same."""
+    right_band = np.diff(handled - wrong, prepend=0.0)
+    wrong_band = np.diff(wrong, prepend=0.0)
+    shares = np.concatenate([right_band, wrong_band, [n_rows - handled[-1]]]) / n_rows
+    drawn = np.random.default_rng(_REHEARSAL_SEED).multinomial(n_shadow, shares / shares.sum(), size=_REHEARSALS)
+    steps = len(handled)
+    wrong_counts = drawn[:, steps : 2 * steps].cumsum(axis=1)
+    return Rehearsal(drawn[:, :steps].cumsum(axis=1) + wrong_counts, wrong_counts, n_shadow, coverage_floor)
 
 
 def _level_factor(n_shadow: int, coverages: Float64, starts: tuple[int, ...], promise: Promise, level: float) -> float:

@@ -22,7 +22,10 @@ FRONTIER_TARGETS = (0.80, 0.85, 0.90, 0.95, 0.98, 0.99)
 
 @dataclass(frozen=True, slots=True)
 class MemberSummary:
-    """Out-of-fold figures of one surrogate and its acceptor, and the seconds its training took."""
+    """Out-of-fold figures of one surrogate and its acceptor, and the seconds its training took.
+
+    ``paper_augrc`` and ``paper_coverage`` are those of an acceptor on the paper's four features alone.
+    """
 
     name: str
     agreement: float
@@ -31,6 +34,8 @@ class MemberSummary:
     aurc: float
     augrc: float
     coverage_at_target: float
+    paper_augrc: float
+    paper_coverage: float
     seconds: float | None
 
 
@@ -78,8 +83,6 @@ class FitReport:
         del out["seconds"]
         for member in out["members"]:
             del member["seconds"]
-        for attempt in out["attempts"]:
-            attempt["threshold"] = attempt["threshold"] if np.isfinite(attempt["threshold"]) else None
         return out
 
 
@@ -95,6 +98,8 @@ def member_summaries(members: Sequence[Member], trained: Sequence[Trained], targ
             aurc=selection.aurc(t.scored.scores, t.agree),
             augrc=selection.augrc(t.scored.scores, t.agree),
             coverage_at_target=selection.coverage_at(t.scored.scores, t.agree, target),
+            paper_augrc=selection.augrc(t.paper_scores, t.agree),
+            paper_coverage=selection.coverage_at(t.paper_scores, t.agree, target),
             seconds=seconds.get(t.name),
         )
         for t in trained
@@ -107,10 +112,10 @@ def frontier_estimate(
     """Coverage that the gate should certify at each target, from training rows alone."""
     points = []
     for target in sorted({*FRONTIER_TARGETS, *config.targets}):
-        promise = Promise(target, config.contract, config.handled_floor_for(target))
+        promise = Promise(target, config.contract, config.handled_floor_for(target), config.coverage_floor)
         plan = proposals.propose(scores, agree, n_shadow, promise, level, config.grid_size, draft=True)
-        rate = float(plan.rates[plan.predicted]) if plan.predicted >= 0 else 1.0
-        points.append(FrontierPoint(target, plan.predicted_coverage, 1.0 - rate))
+        step = int(np.argmin(np.abs(plan.coverages - plan.predicted_coverage)))
+        points.append(FrontierPoint(target, plan.predicted_coverage, 1.0 - float(plan.rates[step])))
     return tuple(points)
 
 

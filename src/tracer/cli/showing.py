@@ -55,12 +55,14 @@ def _show_members(report: Any) -> None:
         "AURC",
         "AUGRC",
         "coverage at target",
+        "with the paper's acceptor",
         title="tried, out of fold on training traces",
     )
     for m in report.get("members", ()):
+        paper = f"{percent(m['paper_coverage'])} (AUGRC {m['paper_augrc']:.4f})"
         table.add_row(
             escape(m["name"]), percent(m["agreement"]), f"{m['macro_f1']:.3f}", f"{m['aurc']:.4f}",
-            f"{m['augrc']:.4f}", percent(m["coverage_at_target"]),
+            f"{m['augrc']:.4f}", percent(m["coverage_at_target"]), paper,
         )  # fmt: skip
     out.print(table)
     for name, reason, failed in report.get("dropped", ()):

@@ -18,6 +18,10 @@ from tracer.pipeline import Certified, Refused, Verdict
 from tracer.stats import binomial
 
 
+_LIKELY = 0.05
+"""Mean coverage below which a gate refuses more often than not."""
+
+
 def certificate_facts(certificate: Certificate) -> dict[str, Any]:
     """The certificate's fields with its derived rates."""
     facts = certificate.as_dict()
@@ -139,7 +143,7 @@ def show_frontier(
     table.add_column("")
     for point in frontier:
         mark = ""
-        coverage = f"about {point.coverage:.1%}" if point.coverage else "refusal expected"
+        coverage = f"about {point.coverage:.1%}" if point.coverage >= _LIKELY else "refusal likely"
         if certified is not None and certified.target == point.target:
             coverage, mark = percent(certified.coverage), f"{certified.guarantee}"
         row = [f"{point.target:g}", coverage]

@@ -6,22 +6,29 @@ final surrogate trains on all of ``train`` and no shadow row is spent on choices
 
 from __future__ import annotations
 
+import math
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from tracer.errors import TracerError, TrainingError
 from tracer.learning import blending
 from tracer.learning.heads import Head, stack
 from tracer.learning.pool import Learner
 from tracer.learning.surrogates import BlockName, Blocks
-from tracer.types import Float32, Int32
+from tracer.types import Bool, Float32, Int32
 
-_CLEARLY_WORSE = 0.05
-"""Agreement on the first fold by which a family must trail the best of its block to be dropped."""
+_CLEARLY = 3.0
+_LARGE = 50_000
+"""Above this many training rows, families are trained one after another, with all threads for each."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done now, steps done and steps in all."""
@@ -82,49 +89,85 @@ def cross_fit(
     reason. Raises TrainingError if none survives.
     """
     bench = _Bench(blocks, y, folds, n_classes, seed, anchors or Anchors({}, np.empty(0, dtype=np.int32)))
-    dropped: list[Dropped] = []
-    screened: list[_Run] = []
     n_folds = int(folds.max()) + 1
-    steps, done = len(learners) * 2, 0
-    for learner in learners:
-        progress(f"screening {learner.name}", done, steps)
-        done += 1
-        if learner.max_rows is not None and len(y) > learner.max_rows:
-            dropped.append(Dropped(learner.name, f"keeps at most {learner.max_rows:,} prototypes; {len(y):,} rows"))
-            continue
-        previous = next((r for r in reversed(screened) if _same_family(r.learner, learner)), None)
-        run = _Run(learner, bench, previous.heads[0] if previous else None)
-        try:
-            run.fold(0)
-        except (TracerError, ValueError, ArithmeticError, MemoryError, np.linalg.LinAlgError) as error:
-            dropped.append(Dropped(learner.name, f"{type(error).__name__}: {error}", failed=True))
-            continue
-        screened.append(run)
-    survivors = _screen(screened, dropped)
-    if not survivors:
-        reasons = "; ".join(f"{d.name}: {d.reason}" for d in dropped)
-        raise TrainingError(f"no candidate could be trained. {reasons}")
-    steps = done + len(survivors) * n_folds
-    members = []
-    for run in survivors:
-        for fold in range(1, n_folds):
-            progress(f"training {run.learner.name}, fold {fold + 1} of {n_folds}", done, steps)
-            run.fold(fold)
-            done += 1
-        progress(f"training {run.learner.name} on all rows", done, steps)
-        members.append(run.finish())
-        done += 1
-    progress("surrogates trained", steps, steps)
+    usable = [r for r in learners if r.max_rows is None or len(y) <= r.max_rows]
+    dropped = [
+        Dropped(r.name, f"keeps at most {r.max_rows:,} prototypes; {len(y):,} rows")
+        for r in learners
+        if r not in usable and r.max_rows is not None
+    ]
+    families: dict[tuple[str, BlockName], list[Learner]] = {}
+    for learner in usable:
+        families.setdefault((learner.family, learner.block), []).append(learner)
+    # Families are trained beside each other, each on one thread: their results do not depend on the order.
+    with _one_thread_each(len(y)), ThreadPoolExecutor(_workers(len(y))) as workers:
+        count = _Count(progress, len(usable) + len(families) * n_folds)
+        tried = list(workers.map(lambda variants: _screen_family(variants, bench, count), families.values()))
+        screened = [run for runs, _ in tried for run in runs]
+        dropped += [drop for _, failures in tried for drop in failures]
+        survivors = _survivors(screened, dropped)
+        if not survivors:
+            reasons = "; ".join(f"{d.name}: {d.reason}" for d in dropped)
+            raise TrainingError(f"no candidate could be trained. {reasons}")
+        count.total = len(usable) + len(survivors) * n_folds
+        members = list(workers.map(lambda run: _complete(run, n_folds, count), survivors))
     n_trainings = len(screened) + len(survivors) * n_folds
     return CrossFit(tuple(members), tuple(dropped), n_trainings)
 
 
-def _same_family(a: Learner, b: Learner) -> bool:
-    return (a.family, a.block) == (b.family, b.block)
+class _Count:
+    """Progress from several threads."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress, self.total = progress, total
+        self.done = 0
+        self.lock = threading.Lock()
+
+    def step(self, what: str) -> None:
+        with self.lock:
+            self.progress(what, self.done, self.total)
+            self.done += 1
 
 
-def _screen(screened: list[_Run], dropped: list[Dropped]) -> list[_Run]:
-    """Keep the best variant of each family, and no family that is clearly worse than the best of its block."""
+def _workers(n_rows: int) -> int:
+    """Families at a time. Large training sets go one by one: each works on copies of its rows."""
+    return min(os.cpu_count() or 1, 4) if n_rows <= _LARGE else 1
+
+
+def _one_thread_each(n_rows: int) -> AbstractContextManager[object]:
+    """Threads of the linear algebra would wait for each other on small products; large ones gain from them."""
+    return threadpool_limits(1, user_api="blas") if n_rows <= _LARGE else nullcontext()
+
+
+def _screen_family(variants: Sequence[Learner], bench: _Bench, count: _Count) -> tuple[list[_Run], list[Dropped]]:
+    runs: list[_Run] = []
+    failures = []
+    for learner in variants:
+        count.step(f"screening {learner.name}")
+        run = _Run(learner, bench, runs[-1].heads[0] if runs else None)
+        try:
+            run.fold(0)
+        except (TracerError, ValueError, ArithmeticError, MemoryError) as error:
+            failures.append(Dropped(learner.name, f"{type(error).__name__}: {error}", failed=True))
+            continue
+        runs.append(run)
+    return runs, failures
+
+
+def _complete(run: _Run, n_folds: int, count: _Count) -> Member:
+    for fold in range(1, n_folds):
+        count.step(f"training {run.learner.name}, fold {fold + 1} of {n_folds}")
+        run.fold(fold)
+    count.step(f"training {run.learner.name} on all rows")
+    return run.finish()
+
+
+def _survivors(screened: list[_Run], dropped: list[Dropped]) -> list[_Run]:
+    """Keep the best variant of each family, and no family that is clearly worse than the best of its block.
+
+    Clearly: over the same held-out rows, its wins and losses against the best differ by more than
+    ``_CLEARLY`` standard errors of a fair coin.
+    """
     best: dict[tuple[str, BlockName], _Run] = {}
     for run in screened:
         key = (run.learner.family, run.learner.block)
@@ -133,12 +176,13 @@ def _screen(screened: list[_Run], dropped: list[Dropped]) -> list[_Run]:
     kept = []
     for run in screened:
         winner = best[run.learner.family, run.learner.block]
-        top = max(other.agreement for other in best.values() if other.learner.block == run.learner.block)
-        noise = 2.0 * np.sqrt(top * (1.0 - top) / max(run.n_held_out, 1))
+        rivals = [other for other in best.values() if other.learner.block == run.learner.block]
+        top = max(rivals, key=lambda other: int(other.hits.sum()))
+        wins, losses = int((run.hits & ~top.hits).sum()), int((top.hits & ~run.hits).sum())
         if run is not winner:
             dropped.append(Dropped(run.learner.name, f"{winner.learner.name} does better on the first fold"))
-        elif run.agreement < top - _CLEARLY_WORSE - noise:
-            why = f"agrees on {run.agreement:.1%} of the first fold, the best of its block on {top:.1%}"
+        elif losses - wins > _CLEARLY * math.sqrt(wins + losses):
+            why = f"against {top.learner.name} it loses {losses} rows of the first fold and wins {wins}"
             dropped.append(Dropped(run.learner.name, why))
         else:
             kept.append(run)
@@ -174,8 +218,8 @@ class _Run:
         self.heads: list[Head] = []
         self.logits = np.zeros((len(bench.y), bench.n_classes), dtype=np.float32)
         self.seconds = 0.0
-        self.loss = self.agreement = 0.0
-        self.n_held_out = 0
+        self.loss = 0.0
+        self.hits: Bool = np.zeros(0, dtype=np.bool_)
 
     def fold(self, fold: int) -> None:
         bench = self.bench
@@ -189,9 +233,8 @@ class _Run:
         self.heads.append(head)
         if fold == 0:
             held_out, y = self.logits[out], bench.y[out]
-            self.n_held_out = len(y)
             self.loss = blending.fit_weights((held_out,), y)[1]
-            self.agreement = float((held_out.argmax(axis=1) == y).mean())
+            self.hits = held_out.argmax(axis=1) == y
 
     def finish(self) -> Member:
         began = time.perf_counter()

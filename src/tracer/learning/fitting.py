@@ -25,13 +25,17 @@ _FLOOR_MARGIN, _FLOOR_SHRINKAGE = 0.05, 10.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """A candidate with its out-of-fold evidence on the training rows."""
+    """A candidate with its out-of-fold evidence on the training rows.
+
+    ``paper_scores`` (n,) are those of an acceptor on the paper's four features alone, for comparison.
+    """
 
     candidate: Candidate
     scored: Scored
     agree: Bool
     log_loss: float
     macro_f1: float
+    paper_scores: Float64
 
     @property
     def name(self) -> str:
@@ -71,7 +75,8 @@ def build(
         candidate = Candidate(surrogate, acceptor, guard, rules)
         scored = candidate.score_views(views)
     f1 = selection.macro_f1(predicted, y, n_classes)
-    return Trained(candidate, scored, agree, loss, f1)
+    paper = fit_acceptor(views, predicted, agree, folds, n_classes, paper=True)
+    return Trained(candidate, scored, agree, loss, f1, paper.probability(paper.features(views)[1]))
 
 
 def fit_acceptor(

@@ -124,12 +124,10 @@ class OnnxHead:
         object.__setattr__(self, "session", _onnx_session(self.model))
 
     def logits(self, block: Block) -> Float32:
-        """Log probabilities, floored so that an unseen class is unlikely rather than impossible."""
+        """Log probabilities, floored: a class that was never seen is unlikely rather than impossible."""
         given = np.ascontiguousarray(block, dtype=np.float32)
         probabilities = self.session.run([self.session.get_outputs()[-1].name], {"input": given})[0]
-        padded = np.concatenate([probabilities, np.zeros((len(given), 1), dtype=np.float32)], axis=1)
-        floored = np.maximum(padded[:, self.columns], _PROBABILITY_FLOOR)
-        return np.asarray(np.log(floored), dtype=np.float32)
+        return log_probabilities(probabilities, self.columns)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """``model`` bytes and ``columns``."""
@@ -171,6 +169,12 @@ def kernel(x: Float32, prototypes: Float32, width: float) -> Float32:
     squared *= -np.float32(width)
     np.exp(squared, out=squared)
     return squared
+
+
+def log_probabilities(probabilities: Float32, columns: NDArray[np.int64]) -> Float32:
+    """Class probabilities (n, m) as logits (n, k): column ``columns[j]`` for label j, the floor where it is -1."""
+    padded = np.concatenate([probabilities, np.zeros((len(probabilities), 1), dtype=np.float32)], axis=1)
+    return np.asarray(np.log(np.maximum(padded[:, columns], _PROBABILITY_FLOOR)), dtype=np.float32)
 
 
 def softmax(logits: Float32) -> Float32:

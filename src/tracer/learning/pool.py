@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import linalg
 from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 from sklearn.linear_model import SGDClassifier
@@ -18,7 +19,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from tracer.config import PoolName
 from tracer.errors import MissingExtraError, TrainingError
-from tracer.learning.heads import Block, Head, KernelHead, LinearHead, MlpHead, OnnxHead, kernel
+from tracer.learning.heads import Block, Head, KernelHead, LinearHead, MlpHead, OnnxHead, kernel, log_probabilities
 from tracer.learning.logistic import fit_logistic
 from tracer.learning.surrogates import BlockName
 from tracer.types import Float32, Int32
@@ -27,6 +28,8 @@ MAX_PROTOTYPES = 2000
 """Most prototypes of a kernel head, so that a decision never costs O(traces)."""
 _DENSE_SPREAD, _LEXICAL_SPREAD = 16.0, 20.0
 _PENALTIES: dict[BlockName, tuple[float, ...]] = {"dense": (1e-1, 2e-2, 3e-3), "lexical": (2e-2, 1e-3)}
+_FOREST: dict[str, Any] = {"n_estimators": 60, "min_samples_leaf": 2}
+_MLP_EPOCHS, _MLP_GAIN = 40, 0.02
 _PARITY = 1e-4
 
 
@@ -87,7 +90,7 @@ def learners(name: PoolName, blocks: frozenset[BlockName]) -> tuple[Learner, ...
             out += [
                 Learner("sgd", "dense", _sgd),
                 Learner("mlp", "dense", _mlp),
-                Learner("tree", "dense", _Trees(DecisionTreeClassifier, {"min_samples_leaf": 3})),
+                Learner("tree", "dense", _Trees(DecisionTreeClassifier, {"min_samples_leaf": 5})),
                 Learner("forest", "dense", _Trees(RandomForestClassifier, _FOREST)),
                 Learner("extra-trees", "dense", _Trees(ExtraTreesClassifier, _FOREST)),
             ]
@@ -139,37 +142,30 @@ def _kernel(block: Block, y: Int32, k: int, start: Head | None, seed: int) -> He
 
 def _sgd(block: Block, y: Int32, k: int, start: Head | None, seed: int) -> Head:
     scaling = Scaling.of(np.asarray(block))
-    model = SGDClassifier(loss="log_loss", alpha=1e-4, max_iter=30, tol=1e-3, random_state=seed, average=True)
+    # A fixed number of passes: averaging makes a stopping rule needless.
+    model = SGDClassifier(loss="log_loss", alpha=1e-4, max_iter=15, tol=None, random_state=seed, average=True)
     model.fit(scaling.apply(np.asarray(block)), y)
-    coefficients, intercept = np.asarray(model.coef_), np.asarray(model.intercept_)
-    if len(model.classes_) == 2:
-        coefficients, intercept = (
-            np.vstack([-coefficients, coefficients]) / 2,
-            np.concatenate([-intercept, intercept]) / 2,
-        )
-    weights, bias = _all_classes(coefficients.T, intercept, model.classes_, k)
-    return LinearHead(*scaling.fold(weights, bias))
+    coefficients = np.asarray(model.coef_.T, dtype=np.float32), np.asarray(model.intercept_, dtype=np.float32)
+    weights, bias = _both_classes(*coefficients)
+    return LinearHead(*scaling.fold(*_all_classes(weights, bias, model.classes_, k)))
 
 
 def _mlp(block: Block, y: Int32, k: int, start: Head | None, seed: int) -> Head:
     scaling = Scaling.of(np.asarray(block))
-    model = MLPClassifier(
-        (256,), alpha=1e-2, batch_size=min(256, len(y)), learning_rate_init=2e-3, max_iter=200, tol=1e-3,
-        n_iter_no_change=3, random_state=seed,
-    )  # fmt: skip
-    model.fit(scaling.apply(np.asarray(block)), y)
+    x = scaling.apply(np.asarray(block))
+    model = MLPClassifier((256,), alpha=1e-2, batch_size=min(256, len(y)), learning_rate_init=2e-3, random_state=seed)
+    classes = np.unique(y)
+    for epoch in range(_MLP_EPOCHS):
+        before = model.loss_ if epoch else np.inf
+        model.partial_fit(x, y, classes=classes)
+        if model.loss_ > before * (1.0 - _MLP_GAIN):
+            break
     layers = [
         (w.astype(np.float32), b.astype(np.float32)) for w, b in zip(model.coefs_, model.intercepts_, strict=True)
     ]
     layers[0] = scaling.fold(*layers[0])
-    weights, bias = layers[-1]
-    if len(model.classes_) == 2:
-        weights, bias = np.hstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
-    layers[-1] = _all_classes(weights, bias, model.classes_, k)
+    layers[-1] = _all_classes(*_both_classes(*layers[-1]), classes, k)
     return MlpHead(tuple(layers))
-
-
-_FOREST: dict[str, Any] = {"n_estimators": 150, "min_samples_leaf": 2, "n_jobs": -1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +178,36 @@ class _Trees:
         model = self.estimator(random_state=seed, **self.settings).fit(x, y)
         columns = np.full(k, -1, dtype=np.int64)
         columns[model.classes_] = np.arange(len(model.classes_))
-        head = OnnxHead(_to_onnx(model, x.shape[1]), columns)
-        _check_parity(model, head, x[:200])
-        return head
+        return FittedTrees(model, columns, x[:200].copy())
 
 
-def _to_onnx(model: Any, dimension: int) -> Any:
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedTrees:
+    """Trees as scikit-learn trained them; they are exported to ONNX, and compared, when they are archived.
+
+    Folds are never archived, so nothing is exported for them.
+    """
+
+    model: Any
+    columns: NDArray[np.int64]
+    sample: Float32
+    kind: ClassVar[str] = "onnx"
+
+    def logits(self, block: Block) -> Float32:
+        """Log probabilities as ``OnnxHead`` gives them."""
+        probabilities = self.model.predict_proba(np.asarray(block, dtype=np.float32)).astype(np.float32)
+        return log_probabilities(probabilities, self.columns)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The exported model. Raises TrainingError where it does not agree with the trained one."""
+        exported = OnnxHead(_to_onnx(self.model, self.sample.shape[1]), self.columns)
+        worst = float(np.abs(np.exp(exported.logits(self.sample)) - np.exp(self.logits(self.sample))).max())
+        if worst > _PARITY:
+            raise TrainingError(f"the exported trees differ from the trained ones by {worst:.2g} ({_PARITY:g} allowed)")
+        return exported.arrays()
+
+
+def _to_onnx(model: Any, dimension: int) -> NDArray[np.uint8]:
     try:
         from skl2onnx import to_onnx
         from skl2onnx.common.data_types import FloatTensorType
@@ -197,11 +217,12 @@ def _to_onnx(model: Any, dimension: int) -> Any:
     return np.frombuffer(exported.SerializeToString(), dtype=np.uint8)
 
 
-def _check_parity(model: Any, head: OnnxHead, x: Float32) -> None:
-    ours = np.exp(head.logits(x))[:, head.columns >= 0]
-    worst = float(np.abs(ours - model.predict_proba(x)).max())
-    if worst > _PARITY:
-        raise TrainingError(f"the exported trees differ from the trained ones by {worst:.2g}, more than {_PARITY:g}")
+def _both_classes(weights: Float32, bias: Float32) -> tuple[Float32, Float32]:
+    """scikit-learn keeps one column for two classes: give each class its own."""
+    if weights.shape[1] != 1:
+        return weights, bias
+    half = np.float32(0.5)
+    return np.hstack([-weights, weights]) * half, np.concatenate([-bias, bias]) * half
 
 
 def _all_classes(weights: Float32, bias: Float32, seen: Int32, k: int) -> tuple[Float32, Float32]:

@@ -102,9 +102,9 @@ def rank_contenders(
         )
         cost = 1.0 - plan.predicted_coverage + config.encoder_cost * contender.encoder_share
         summary = ProposalSummary(contender.name, contender.family, plan.predicted_coverage, cost)
-        ranked.append((cost, plan.smallest_p, contender, summary))
-    ranked.sort(key=lambda item: (item[0], item[1], item[2].name))
-    return [(contender, summary) for _, _, contender, summary in ranked]
+        ranked.append((cost, contender, summary))
+    ranked.sort(key=lambda item: (item[0], item[1].name))
+    return [(contender, summary) for _, contender, summary in ranked]
 
 
 def _request_cost(certificate: Certificate | None, contender: Contender, config: FitConfig) -> float:
@@ -152,10 +152,10 @@ def stamped(
     config: FitConfig,
 ) -> Policy:
     family: Family = policy.family
-    if certificate is not None and certificate.threshold == -np.inf and family == "l2d":
+    if certificate is not None and certificate.threshold == proposals.ACCEPT_ALL and family == "l2d":
         family = "global"
     shown = certificate or replace(BLANK, target=attempt.target, threshold=1e300)
-    task = {"labels_declared": shop.dataset.space.declared, "n_labels": len(shop.dataset.space)}
+    task = {"teachers": sorted({teacher for teacher in shop.dataset.teachers if teacher is not None})}
     return replace(policy, certificate=shown, family=family, report=report.as_dict(), task=task)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.certification.certificate import Attempt, Certificate, Refusal
+from tracer.certification.proposals import ACCEPT_ALL
 from tracer.certification.report import FitReport, MemberSummary, class_table
 from tracer.config import FitConfig
 from tracer.errors import TraceError, TracerError, TrainingError
@@ -166,6 +167,8 @@ def _with_acceptor(
         aurc=selection.aurc(scores, agree),
         augrc=selection.augrc(scores, agree),
         coverage_at_target=selection.coverage_at(scores, agree, config.target),
+        paper_augrc=selection.augrc(scores, agree),
+        paper_coverage=selection.coverage_at(scores, agree, config.target),
         seconds=None,
     )
     return candidate, summary
@@ -187,7 +190,7 @@ def _gate(
     shadow_scores, shadow_agree = _scores(policy, shadow)
     handled = shadow_scores >= (np.inf if threshold is None else threshold)
     n_handled, n_agreed = int(handled.sum()), int((handled & shadow_agree).sum())
-    family = "global" if threshold == -np.inf else "l2d"
+    family = "global" if threshold == ACCEPT_ALL else "l2d"
     shown = 1e300 if threshold is None else float(threshold)
     attempt = Attempt(
         policy.candidate.name, family, target, config.delta, False, shown, len(shadow), n_handled, n_agreed, 1.0
@@ -226,9 +229,9 @@ def _scores(policy: Policy, room: Dataset) -> tuple[Float64, Bool]:
 
 
 def _sweep(scores: Float64, agree: Bool, target: float) -> float | None:
-    """The unique score with the largest coverage at agreement >= target; -inf (``global``) where all qualify."""
+    """The unique score with the largest coverage at agreement >= target; accept-all (``global``) where all qualify."""
     if agree.mean() >= target:
-        return -np.inf
+        return ACCEPT_ALL
     order = np.argsort(-scores, kind="stable")
     good, n = np.cumsum(agree[order]), np.arange(1, len(order) + 1)
     last_of_tie = np.append(scores[order][1:] != scores[order][:-1], True)

@@ -227,4 +227,4 @@ def _cascades(trained: Sequence[Trained], config: FitConfig, n_shadow: int) -> l
 
 
 def promise_of(config: FitConfig, target: float) -> Promise:
-    return Promise(target, config.contract, config.handled_floor_for(target))
+    return Promise(target, config.contract, config.handled_floor_for(target), config.coverage_floor)

@@ -70,7 +70,7 @@ class StagedScores:
 class Policy:
     """What serves. ``version`` is empty until the registry gives one.
 
-    ``task`` says what was certified: the teachers seen and the digest of the label space.
+    ``task`` says what it was certified for: the teachers named in the traces, the embedder's name.
     ``probes`` (m, d) are the embedder's vectors of fixed texts, checked when an embedder is attached.
     """
 
@@ -90,7 +90,7 @@ class Policy:
 
     @property
     def threshold(self) -> float:
-        """The certified threshold on the acceptor's score; -inf handles everything."""
+        """The certified threshold on the acceptor's score; -1 handles all that is not barred."""
         return self.certificate.threshold
 
     @property

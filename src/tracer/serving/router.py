@@ -83,8 +83,9 @@ class Router:
         """
         policy = PolicyRegistry(home).load(version)
         made = embedder_from_name(embedder) if isinstance(embedder, str) else embedder
-        if made is None and policy.embedder is not None and ":" in policy.embedder.name:
-            made = embedder_from_name(policy.embedder.name)
+        remembered = policy.task.get("embedder")
+        if made is None and policy.embedder is not None and remembered:
+            made = embedder_from_name(str(remembered))
         return cls(policy, teacher=teacher, async_teacher=async_teacher, embedder=made)
 
     @property

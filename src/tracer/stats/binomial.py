@@ -29,6 +29,23 @@ def p_value(n_disagreed: ArrayLike, n_handled: ArrayLike, target: float) -> NDAr
     return np.asarray(np.where(n > 0, out, 1.0), dtype=np.float64)
 
 
+def most_disagreements(n_handled: ArrayLike, target: float, level: float) -> NDArray[np.int64]:
+    """Largest count with ``p_value(count, n_handled, target) <= level``; -1 where even 0 is too many."""
+    n = np.asarray(n_handled, dtype=np.float64)
+    safe = np.maximum(n, 1.0)
+    found = np.floor(np.nan_to_num(special.bdtrik(level, safe, 1.0 - target), nan=-1.0)).clip(-1.0, safe)
+    # The inverse is continuous and rounded: settle each count by the test itself.
+    for step in (1.0, 0.0):
+        higher = np.minimum(found + step, safe)
+        found = np.where(
+            special.bdtr(np.maximum(higher, 0.0), safe, 1.0 - target) <= level, np.maximum(higher, 0.0), found
+        )
+    clears = (found >= 0) & (special.bdtr(np.maximum(found, 0.0), safe, 1.0 - target) <= level)
+    found = np.where(clears, found, found - 1.0)
+    clears = (found >= 0) & (special.bdtr(np.maximum(found, 0.0), safe, 1.0 - target) <= level)
+    return np.where(clears & (n > 0), found, -1.0).astype(np.int64)
+
+
 def agreement_lower(n_agreed: int, n_handled: int, level: float) -> float:
     """Clopper-Pearson lower bound on agreement that fails with probability at most ``level``."""
     _check_counts(n_agreed, n_handled)

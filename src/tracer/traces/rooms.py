@@ -60,7 +60,11 @@ def assign_rooms(dataset: Dataset, *, shadow_share: float, split: Split, salt: s
         raise ConfigError(f"split = {split!r}: must be one of hash, recent")
     shadow = audit | (bootstrap & chosen)
     kept = _one_a_group(dataset, shadow, audit | (bootstrap & eligible), salt + "-pick")
-    rooms = (np.flatnonzero(~shadow), np.flatnonzero(kept), np.flatnonzero(shadow & ~kept))
+    # A trace that only ever trains must not bring a shadow row's group into the train room.
+    certifying = {dataset.groups[i] for i in np.flatnonzero(kept)} - {None}
+    mates = np.fromiter((group in certifying for group in dataset.groups), dtype=np.bool_, count=len(dataset))
+    train = ~shadow & ~mates
+    rooms = (np.flatnonzero(train), np.flatnonzero(kept), np.flatnonzero(~train & ~kept))
     return _checked(dataset, *rooms, split=split, shadow_share=shadow_share)
 
 

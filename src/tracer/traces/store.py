@@ -72,6 +72,7 @@ class TraceStore:
             groups=[row.get("group") for row in rows],
             times=[float("nan") if row.get("time") is None else row["time"] for row in rows],
             truth=[row.get("truth") for row in rows],
+            teachers=[row.get("teacher") for row in rows],
         )
 
     def save(self, dataset: Dataset) -> str:
@@ -139,6 +140,7 @@ def merge(old: Dataset, new: Dataset) -> Merge:
         groups=[*old.groups, *added.groups],
         times=np.concatenate([old.times, added.times]),
         truth=[*old.truth, *added.truth],
+        teachers=[*old.teachers, *added.teachers],
     )
     return Merge(both, len(fresh), len(new) - len(fresh), tuple(relabelled))
 
@@ -147,7 +149,7 @@ def _row(dataset: Dataset, i: int) -> dict[str, Any]:
     row: dict[str, Any] = {"id": dataset.ids[i], "label": dataset.labels[i], "origin": dataset.origins[i]}
     if dataset.texts is not None:
         row["text"] = dataset.texts[i]
-    optional = {"group": dataset.groups[i], "truth": dataset.truth[i]}
+    optional = {"group": dataset.groups[i], "truth": dataset.truth[i], "teacher": dataset.teachers[i]}
     row |= {key: value for key, value in optional.items() if value is not None}
     if not np.isnan(dataset.times[i]):
         row["time"] = float(dataset.times[i])

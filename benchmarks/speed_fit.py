@@ -1,0 +1,71 @@
+"""Fit time and memory beside ``tracer-llm`` on the same traces and embeddings, in one run.
+
+python -m benchmarks.speed_fit --data FOLDER --peer PYTHON_OF_AN_ENVIRONMENT_WITH_TRACER_LLM
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import arguments, draw, load_task, write_result
+from tracer.types import Dataset
+
+
+def main() -> None:
+    """Ours lean, ours full, the peer; each in a process of its own, one after another."""
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--peer", type=Path, help="Python of an environment with tracer-llm")
+
+    given = arguments(__doc__ or "", add)
+    task = load_task(given.data, "banking77")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        _write(draw(task.train, len(task.train), 0), folder, "traces")
+        _write(task.test, folder, "test")
+        runs: dict[str, Any] = {}
+        for pool in ("lean", "full"):
+            runs[pool] = _run([sys.executable, "-m", "benchmarks.one_fit", str(folder), pool])
+            print(pool, runs[pool], flush=True)
+        if given.peer is None:
+            print("no --peer given: the peer was not measured")
+        else:
+            # An environment of its own: ours must not be found there.
+            clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+            script = Path(__file__).with_name("peer_fit.py")
+            runs["tracer-llm"] = _run([str(given.peer), str(script), str(folder)], clean)
+            print("tracer-llm", runs["tracer-llm"], flush=True)
+            for pool in ("lean", "full"):
+                print(f"{pool}: {runs['tracer-llm']['fit_s'] / runs[pool]['fit_s']:.1f} times faster to fit")
+    write_result("speed_fit", {"data": task.name, "digest": task.digest, "n_traces": len(task.train), "runs": runs})
+
+
+def _write(dataset: Dataset, folder: Path, name: str) -> None:
+    lines = [
+        json.dumps({"id": i, "input": t, "teacher": label}, ensure_ascii=False)
+        for i, t, label in zip(dataset.ids, dataset.texts or (), dataset.labels, strict=True)
+    ]
+    (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert dataset.dense is not None
+    np.save(folder / f"{name}.npy", dataset.dense)
+
+
+def _run(command: list[str], env: dict[str, str] | None = None) -> dict[str, Any]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=7200)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed:\n{done.stderr[-2000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+if __name__ == "__main__":
+    main()

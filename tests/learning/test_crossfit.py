@@ -1,0 +1,174 @@
+"""Cross-fitting: who is trained on what, how often, and what a head may know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tracer.errors import TrainingError
+from tracer.learning.crossfit import Anchors, CrossFit, cross_fit
+from tracer.learning.heads import Block, Head
+from tracer.learning.pool import Learner
+from tracer.types import Float32, Int32
+
+N, K, FOLDS = 60, 3, 4
+ROWS = np.arange(N, dtype=np.float32)[:, None]
+Y = (np.arange(N) % K).astype(np.int32)
+IN_FOLD = (np.arange(N) * 7 % FOLDS).astype(np.int8)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A head that knows the rows it was trained on, and those its start knew: it gives them logit 9 for label 0."""
+
+    seen: frozenset[int]
+    knows: float = 0.0
+    kind: ClassVar[str] = "memory"
+
+    def logits(self, block: Block) -> Float32:
+        rows = np.asarray(block)[:, 0].astype(int)
+        out = np.zeros((len(rows), K), dtype=np.float32)
+        right = np.where(rows >= 0, rows % K, 0)
+        out[np.arange(len(rows)), right] = self.knows
+        out[[row in self.seen for row in rows], 0] = 9.0
+        return out
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return {}
+
+
+@dataclass(slots=True)
+class Coach:
+    """A recipe that remembers its calls. ``knows`` is how well its heads do on rows they never saw."""
+
+    knows: float = 1.0
+    fails_at: int | None = None
+    trained: list[frozenset[int]] = field(default_factory=list)
+    starts: list[Head | None] = field(default_factory=list)
+    labels: list[Int32] = field(default_factory=list)
+
+    def __call__(self, block: Block, y: Int32, k: int, start: Head | None, seed: int) -> Head:
+        assert k == K
+        rows = np.asarray(block)[:, 0].astype(int)
+        self.trained.append(frozenset(rows.tolist()))
+        self.starts.append(start)
+        self.labels.append(y)
+        if self.fails_at == len(self.trained):
+            raise ValueError("the matrix is singular")
+        inherited = start.seen if isinstance(start, Memory) else frozenset[int]()
+        return Memory(self.trained[-1] | inherited, self.knows)
+
+
+def run(
+    *learners: Learner, anchors: Anchors | None = None, progress: Callable[[str, int, int], None] | None = None
+) -> CrossFit:
+    silent: Callable[[str, int, int], None] = lambda _what, _done, _total: None  # noqa: E731
+    return cross_fit(learners, {"dense": ROWS}, Y, IN_FOLD, K, 0, progress or silent, anchors)
+
+
+def test_a_recipe_is_trained_once_a_fold_and_once_on_all() -> None:
+    one, two = Coach(), Coach()
+    cross = run(Learner("a", "dense", one), Learner("b", "dense", two))
+    folds = [frozenset(np.flatnonzero(fold != IN_FOLD).tolist()) for fold in range(FOLDS)]
+    assert one.trained == two.trained == [*folds, frozenset(range(N))]
+    assert cross.n_trainings == 2 * (FOLDS + 1)
+    assert [m.learner.family for m in cross.members] == ["a", "b"]
+    assert cross.dropped == ()
+
+
+def test_no_out_of_fold_logit_comes_from_a_head_that_knew_the_row() -> None:
+    variants = [Learner("a", "dense", Coach(knows=1.0 + i), f"variant {i}") for i in range(3)]
+    cross = run(*variants, Learner("b", "dense", Coach()))
+    assert len(cross.members) == 2
+    for member in cross.members:
+        assert member.logits.max() < 9.0
+        assert np.array_equal(member.logits.argmax(axis=1), Y)
+        assert isinstance(member.head, Memory)
+        assert member.head.logits(ROWS)[:, 0].min() == 9.0
+
+
+def test_variants_start_from_the_one_before_on_the_first_fold_only() -> None:
+    coaches = [Coach(knows=0.0), Coach(knows=2.0)]
+    run(*(Learner("a", "dense", coach, str(i)) for i, coach in enumerate(coaches)), Learner("b", "dense", Coach()))
+    assert coaches[0].starts == [None]
+    first, *others, last = coaches[1].starts
+    assert isinstance(first, Memory)
+    assert first.seen == coaches[0].trained[0]
+    assert others == [None] * (FOLDS - 1)
+    assert isinstance(last, Memory)
+
+
+def test_only_the_best_variant_of_a_family_goes_on() -> None:
+    weak, strong = Coach(knows=0.0), Coach(knows=4.0)
+    cross = run(Learner("a", "dense", weak, "weak"), Learner("a", "dense", strong, "strong"))
+    assert [m.learner.variant for m in cross.members] == ["strong"]
+    assert (len(weak.trained), len(strong.trained)) == (1, FOLDS + 1)
+    assert [(d.name, d.reason, d.failed) for d in cross.dropped] == [
+        ("dense a (weak)", "dense a (strong) does better on the first fold", False)
+    ]
+    assert cross.n_trainings == 2 + FOLDS
+
+
+def test_a_family_that_is_clearly_worse_is_dropped_with_its_figures() -> None:
+    bad = Coach(knows=-5.0)
+    cross = run(Learner("good", "dense", Coach()), Learner("bad", "dense", bad))
+    assert [m.learner.family for m in cross.members] == ["good"]
+    assert [(d.name, d.failed) for d in cross.dropped] == [("dense bad", False)]
+    assert cross.dropped[0].reason == "agrees on 0.0% of the first fold, the best of its block on 100.0%"
+    assert len(bad.trained) == 1
+
+
+def test_a_recipe_that_fails_is_reported_by_name_and_reason() -> None:
+    cross = run(Learner("good", "dense", Coach()), Learner("bad", "dense", Coach(fails_at=1)))
+    assert [m.learner.family for m in cross.members] == ["good"]
+    assert [(d.name, d.reason, d.failed) for d in cross.dropped] == [
+        ("dense bad", "ValueError: the matrix is singular", True)
+    ]
+
+
+@pytest.mark.parametrize("call", [2, FOLDS, FOLDS + 1])
+def test_a_recipe_that_fails_later_is_reported_too(call: int) -> None:
+    cross = run(Learner("good", "dense", Coach()), Learner("bad", "dense", Coach(fails_at=call)))
+    assert [m.learner.family for m in cross.members] == ["good"]
+    assert [(d.name, d.failed) for d in cross.dropped] == [("dense bad", True)]
+
+
+def test_where_all_fail_the_error_names_them_all() -> None:
+    with pytest.raises(TrainingError, match=r"no candidate could be trained.*dense a: ValueError.*dense b: ValueError"):
+        run(*(Learner(name, "dense", Coach(fails_at=1)) for name in "ab"))
+
+
+def test_a_recipe_with_too_many_rows_is_not_trained() -> None:
+    big = Coach()
+    cross = run(Learner("good", "dense", Coach()), Learner("big", "dense", big, max_rows=N - 1))
+    assert big.trained == []
+    assert [(d.name, d.failed) for d in cross.dropped] == [("dense big", False)]
+    assert f"{N} rows" in cross.dropped[0].reason
+
+
+def test_anchors_are_in_every_training_set_and_in_no_evaluation() -> None:
+    coach = Coach()
+    anchors = Anchors({"dense": np.array([[-1.0], [-2.0]], dtype=np.float32)}, np.array([0, 2], dtype=np.int32))
+    cross = run(Learner("a", "dense", coach), anchors=anchors)
+    assert len(coach.trained) == FOLDS + 1
+    assert all({-1, -2} <= rows for rows in coach.trained)
+    assert all(y[-2:].tolist() == [0, 2] for y in coach.labels)
+    assert cross.members[0].logits.shape == (N, K)
+
+
+def test_progress_rises_and_never_passes_its_end() -> None:
+    steps: list[tuple[int, int]] = []
+    run(
+        Learner("a", "dense", Coach()),
+        Learner("b", "dense", Coach()),
+        progress=lambda _what, done, total: steps.append((done, total)),
+    )
+    done = [d for d, _ in steps]
+    assert done == sorted(done)
+    assert len(steps) >= 2 * (FOLDS + 1)
+    assert all(0 <= d <= t for d, t in steps)
