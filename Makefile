@@ -5,7 +5,7 @@ ENCODER_VENV := .venv-encoder
 STAMP := $(VENV)/.installed
 ENCODER_STAMP := $(ENCODER_VENV)/.installed
 
-.PHONY: help demo test test-slow test-encoder lint types format bench clean
+.PHONY: help demo test test-slow test-encoder lint types format bench bench-peer clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -46,8 +46,13 @@ format: $(STAMP)  ## Rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## Benchmarks; results as JSON under benchmarks/results
-	$(BIN)/python -m benchmarks.core
+bench: $(ENCODER_STAMP)  ## Benchmarks on public data: DATA=folder; results as JSON, tables in docs/benchmarks.md
+	$(ENCODER_VENV)/bin/python -m benchmarks.core --data $(DATA)
+	$(ENCODER_VENV)/bin/python -m benchmarks.tables
+
+bench-peer: $(ENCODER_STAMP)  ## Fit time beside tracer-llm: DATA=folder PEER=python of its environment
+	$(ENCODER_VENV)/bin/python -m benchmarks.speed_fit --data $(DATA) --peer $(PEER)
+	$(ENCODER_VENV)/bin/python -m benchmarks.tables
 
 clean:  ## Remove environments and caches
 	rm -rf $(VENV) $(ENCODER_VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -25,9 +25,7 @@ def one(task: Task, train: Dataset, config: FitConfig, *, names: bool = True) ->
     began = time.perf_counter()
     encodings = None
     if names and config.features != "lexical":
-        # Labels of a draw may be fewer than those of the task: their vectors keep the order of the names.
-        rows = [task.train.space.names.index(name) for name in train.space.names]
-        encodings = pipeline.Encodings(task.encodings.probes, task.encodings.labels[rows])
+        encodings = task.encodings
     verdict = pipeline.fit(train, config, encodings=encodings)
     seconds = round(time.perf_counter() - began, 2)
     base: dict[str, Any] = {"target": config.target, "n_train": len(train), "fit_s": seconds}

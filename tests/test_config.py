@@ -52,7 +52,7 @@ def test_the_defaults_are_those_that_the_documents_state() -> None:
         ({"grid_size": 9}, "grid_size = 9"),
         ({"coverage_floor": 1.0}, r"coverage_floor = 1\.0"),
         ({"coverage_floor": NAN}, "coverage_floor = nan"),
-        ({"encoder_cost": -1.0}, r"encoder_cost = -1\.0: must not be negative"),
+        ({"encoder_cost": -1.0}, r"encoder_cost = -1\.0: must be a number, not negative"),
         ({"encoder_cost": NAN}, "encoder_cost = nan"),
         ({"error_costs": {"a": 1}}, "error_costs needs teacher_usd"),
         ({"error_costs": {"a": "much"}, "teacher_usd": 1}, "error_costs"),

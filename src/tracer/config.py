@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, get_args
 
 from tracer.errors import ConfigError
@@ -66,10 +67,12 @@ class FitConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", _targets(self.targets))
         object.__setattr__(self, "always_defer", tuple(self.always_defer))
-        costs = {str(k): Decimal(str(v)) for k, v in self.error_costs.items()}
+        if not isinstance(self.error_costs, Mapping):
+            raise ConfigError(f"error_costs = {self.error_costs!r}: must map labels to dollars")
+        costs = {str(k): _dollars(f"error_costs[{k!r}]", v) for k, v in self.error_costs.items()}
         object.__setattr__(self, "error_costs", costs)
         if self.teacher_usd is not None:
-            object.__setattr__(self, "teacher_usd", Decimal(str(self.teacher_usd)))
+            object.__setattr__(self, "teacher_usd", _dollars("teacher_usd", self.teacher_usd))
         _open_unit("delta", self.delta)
         if self.shadow_share is not None:
             _open_unit("shadow_share", self.shadow_share)
@@ -83,8 +86,8 @@ class FitConfig:
             raise ConfigError(f"grid_size = {self.grid_size}: must lie between 10 and 2000")
         if not 0.0 <= self.coverage_floor < 1.0:
             raise ConfigError(f"coverage_floor = {self.coverage_floor}: must lie in [0, 1)")
-        if self.encoder_cost < 0:
-            raise ConfigError(f"encoder_cost = {self.encoder_cost}: must not be negative")
+        if not 0.0 <= self.encoder_cost < math.inf:
+            raise ConfigError(f"encoder_cost = {self.encoder_cost}: must be a number, not negative")
         if self.handled_floor is not None:
             _open_unit("handled_floor", self.handled_floor)
         if self.error_costs and self.teacher_usd is None:
@@ -138,7 +141,10 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def _targets(value: float | Sequence[float]) -> tuple[float, ...]:
-    targets = (float(value),) if isinstance(value, int | float) else tuple(float(v) for v in value)
+    try:
+        targets = (float(value),) if isinstance(value, int | float) else tuple(float(v) for v in value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"targets = {value!r}: give a number, or several") from error
     if not targets:
         raise ConfigError("targets is empty: give at least one target agreement, such as 0.95")
     for target in targets:
@@ -146,6 +152,16 @@ def _targets(value: float | Sequence[float]) -> tuple[float, ...]:
     if len(set(targets)) != len(targets):
         raise ConfigError(f"targets repeat: {targets}")
     return targets
+
+
+def _dollars(name: str, value: object) -> Decimal:
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation as error:
+        raise ConfigError(f"{name} = {value!r}: must be dollars, such as 0.0026") from error
+    if not amount.is_finite() or amount < 0:
+        raise ConfigError(f"{name} = {value!r}: must be dollars, not negative")
+    return amount
 
 
 def _open_unit(name: str, value: float) -> None:

@@ -60,7 +60,7 @@ class Settings:
             return cls(FitConfig.from_dict(content["config"]), content["embedder"], int(content["attempts"]))
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
@@ -222,8 +222,9 @@ def embed_dataset(
 
 def encode_names(dataset: Dataset, encoder: Embedder) -> Encodings:
     """The encoder's vectors of the fixed probe texts and of the label names."""
-    names = [pipeline.label_text(name) for name in dataset.space.names]
-    return Encodings(checked(encoder, PROBE_TEXTS), checked(encoder, names))
+    names = dataset.space.names
+    vectors = checked(encoder, [pipeline.label_text(name) for name in names])
+    return Encodings(checked(encoder, PROBE_TEXTS), names, vectors)
 
 
 def _check_same_vectors(dataset: Dataset, encoder: Embedder) -> None:

@@ -28,7 +28,7 @@ def refuse(rate: float, n_shadow: int, *attempts: Attempt, target: float = 0.95)
     scores = (np.arange(n) + 0.5) / n
     agree = np.random.default_rng(0).permutation(n) >= rate * n
     promise = Promise(target, coverage_floor=CONFIG.coverage_floor)
-    plan = propose(scores, agree, n_shadow, promise, 0.04, draft=True)
+    plan = propose(scores, agree, n_shadow, promise, 0.04)
     tried = attempts or (attempt("lexical logistic", 40, 50, n_shadow),)
     return explain_refusal(tried, [plan], promise, 0.04, n_shadow, CONFIG)
 

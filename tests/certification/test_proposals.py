@@ -19,7 +19,7 @@ from tracer.certification.proposals import (
     propose,
     threshold_grid,
 )
-from tracer.stats import binomial, testing
+from tracer.stats import binomial
 from tracer.types import Bool, Float64
 
 BARRED = -np.inf
@@ -149,7 +149,6 @@ def test_everything_is_fixed_by_the_training_evidence() -> None:
     order = np.random.default_rng(3).permutation(2000)
     again = propose(scores[order], agree[order], 1000, Promise(0.95), 0.04)
     assert again.starts == once.starts
-    assert again.level_factor == once.level_factor
     assert again.digest == once.digest
     np.testing.assert_array_equal(again.thresholds, once.thresholds)
 
@@ -199,11 +198,8 @@ def test_the_assumption_is_named_exactly_where_it_is_made(n_shadow: int, target:
         plan = propose(*evidence(3 * n_shadow, seed), n_shadow, Promise(target), 0.05)
         if len(plan.starts) > 1:
             assert plan.assumption == "disagreement does not rise with the score"
-            level = testing.multi_start_level(n_shadow, plan.coverages, plan.starts, target, 0.05)
-            assert plan.level_factor == pytest.approx(level / 0.05)
         else:
             assert plan.assumption == ""
-            assert plan.level_factor == 1.0
 
 
 @pytest.mark.parametrize("promise", [Promise(0.95), Promise(0.5, "overall", 0.4), Promise(0.98, "overall", 0.9)])
@@ -211,7 +207,6 @@ def test_large_rooms_and_the_overall_contract_assume_nothing(promise: Promise) -
     n_shadow = 1000 if promise.contract == "agreement" else 60
     plan = propose(*evidence(900), n_shadow, promise, 0.05)
     assert len(plan.starts) == 1
-    assert plan.level_factor == 1.0
     assert plan.assumption == ""
 
 
@@ -219,8 +214,7 @@ def test_large_rooms_and_the_overall_contract_assume_nothing(promise: Promise) -
 def test_any_evidence_gives_a_lawful_chain(n: int, n_shadow: int, data: st.DataObject) -> None:
     scores: NDArray[np.float64] = data.draw(SCORES)
     agree = np.array(data.draw(st.lists(st.booleans(), min_size=len(scores), max_size=len(scores))))
-    plan = propose(scores, agree, n_shadow, Promise(0.9), 0.05, 10 + n, draft=True)
+    plan = propose(scores, agree, n_shadow, Promise(0.9), 0.05, 10 + n)
     assert plan.starts == tuple(sorted(set(plan.starts)))
     assert 0 <= plan.starts[0] <= plan.starts[-1] < len(plan.thresholds) <= 10 + n
-    assert 0.0 < plan.level_factor <= 1.0
     assert 0.0 <= plan.predicted_coverage <= 1.0

@@ -151,7 +151,8 @@ def test_update_merges_and_promotes_or_keeps(log: Path, noise: Path, cut: Datase
     assert PolicyRegistry(home).active_version() == "v0002"
     document("update", noise, "--home", home, "--on-refusal", "teacher", code=3)
     assert PolicyRegistry(home).active_version() is None
-    assert "no policy is active" in one_line(run("route", "a text", "--home", home))
+    routed = document("route", "a text", "--home", home)
+    assert (routed["decision"], routed["reason"]) == ("deferred", "no_policy")
 
 
 def test_a_refusal_exits_with_3_and_promotes_nothing(noise: Path, tmp_path: Path) -> None:

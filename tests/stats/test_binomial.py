@@ -137,3 +137,15 @@ def test_coverage_of_the_bound_is_exact(rate: float) -> None:
     fails = np.array([binomial.agreement_lower(k, n, level) > rate for k in range(n + 1)])
     assert weights[fails].sum() <= level
     assert weights[fails].sum() > level / 4
+
+
+@pytest.mark.parametrize("target", [0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("level", [0.001, 0.04, 0.1])
+def test_most_disagreements_is_the_test_turned_round(target: float, level: float) -> None:
+    n = np.arange(0, 2001)
+    most = binomial.most_disagreements(n, target, level)
+    expected = stats.binom.ppf(level, n, 1 - target)
+    expected = np.where(stats.binom.cdf(expected, n, 1 - target) <= level, expected, expected - 1)
+    assert most[0] == -1
+    np.testing.assert_array_equal(most[1:], expected[1:])
+    assert (most >= 0).sum() == 2001 - binomial.n_min(target, level)

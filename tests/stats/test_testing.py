@@ -65,8 +65,8 @@ def test_a_smaller_level_never_reaches_further(p: NDArray[np.float64], one: floa
 
 
 def test_a_single_start_has_the_full_level() -> None:
-    assert testing.multi_start_level(200, STEPS, (40,), 0.9, 0.05) == 0.05
-    assert testing.multi_start_level(200, STEPS, (40, 40), 0.9, 0.05) == 0.05
+    assert testing.multi_start_level(np.round(STEPS * 200), (40,), 0.9, 0.05) == 0.05
+    assert testing.multi_start_level(np.round(STEPS * 200), (40, 40), 0.9, 0.05) == 0.05
 
 
 @settings(max_examples=8, deadline=None)
@@ -77,21 +77,21 @@ def test_a_single_start_has_the_full_level() -> None:
     st.sampled_from([0.1, 0.05, 0.005]),
 )
 def test_level_lies_between_bonferroni_and_delta(n_shadow: int, starts: list[int], target: float, delta: float) -> None:
-    level = testing.multi_start_level(n_shadow, STEPS, starts, target, delta)
+    level = testing.multi_start_level(np.round(STEPS * n_shadow), starts, target, delta)
     assert delta / len(starts) <= level <= delta
 
 
 def test_level_pays_for_starts_that_are_far_apart() -> None:
     # 900 expected at the last step: little slack from discreteness, little correlation.
-    level = testing.multi_start_level(1000, STEPS, (9, 29, 89), 0.9, 0.05)
+    level = testing.multi_start_level(np.round(STEPS * 1000), (9, 29, 89), 0.9, 0.05)
     assert 0.05 / 3 < level < 0.035
-    close = testing.multi_start_level(1000, STEPS, (87, 88, 89), 0.9, 0.05)
+    close = testing.multi_start_level(np.round(STEPS * 1000), (87, 88, 89), 0.9, 0.05)
     assert level < close < 0.05
 
 
 def test_level_is_deterministic_and_ignores_the_order_of_starts() -> None:
-    once = testing.multi_start_level(300, STEPS, (48, 59, 70), 0.9, 0.05)
-    assert once == testing.multi_start_level(300, STEPS, (70, 48, 59), 0.9, 0.05)
+    once = testing.multi_start_level(np.round(STEPS * 300), (48, 59, 70), 0.9, 0.05)
+    assert once == testing.multi_start_level(np.round(STEPS * 300), (70, 48, 59), 0.9, 0.05)
     assert once < 0.05
 
 
@@ -99,7 +99,7 @@ def test_level_holds_at_the_least_favourable_point() -> None:
     # Fresh simulation of 300 shadow traces that disagree at exactly 1 - target, whatever the score. All
     # steps are true nulls, so any rejection from any start is an error.
     n_shadow, target, delta, starts = 300, 0.9, 0.05, (48, 59, 70)
-    level = testing.multi_start_level(n_shadow, STEPS, starts, target, delta)
+    level = testing.multi_start_level(np.round(STEPS * n_shadow), starts, target, delta)
     rng = np.random.default_rng(5)
     counts = rng.multinomial(n_shadow, np.full(100, 0.01), size=20_000)
     wrong = rng.binomial(counts, 1 - target).cumsum(axis=1)[:, starts]

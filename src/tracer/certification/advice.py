@@ -57,8 +57,9 @@ def explain_refusal(
     advice = []
     needed = binomial.n_min(promise.target, level)
     if n_shadow < needed:
+        kind = "handled shadow traces" if promise.contract == "agreement" else "shadow traces"
         advice.append(
-            f"{promise.target:g} at this share of delta needs at least {needed:,} handled shadow traces without "
+            f"{promise.target:g} at this share of delta needs at least {needed:,} {kind} without "
             f"one disagreement; there are {n_shadow:,} in all."
         )
     more = _traces_needed(plans, promise, level, n_shadow, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ class Certificate:
     of them handled at ``threshold``, ``n_agreed`` of those in agreement. ``rank``: the candidate's place on
     the shortlist of ``n_candidates``. ``chain_start`` and ``n_tested``: where the chain began and how many
     of its ``grid_size`` steps were tested. ``assumption`` is empty for the assumption-free test.
+    ``one_a_group``: rows came in groups and one row of each certified, so the claim counts groups, not requests.
     """
 
     target: float
@@ -40,6 +42,7 @@ class Certificate:
     split: str
     assumption: str = ""
     handled_floor: float | None = None
+    one_a_group: bool = False
 
     @property
     def n_disagreed(self) -> int:
@@ -79,12 +82,17 @@ class Certificate:
         if self.guarantee == "estimated":
             return f"{counts} Estimated out of fold for a target of {self.target:g}: this is evidence, not a guarantee."
         if self.contract == "overall":
-            claim = f"the teacher would contradict at most {1 - self.target:.3g} of all answers"
+            claim = (
+                f"the teacher would contradict at most {1 - self.target:.3g} of all answers, and at least "
+                f"{self.handled_floor:.4g} of what the surrogate answers agrees with the teacher"
+            )
         else:
             claim = f"at least {self.target:.4g} of what the surrogate answers agrees with the teacher"
         condition = "If traffic stays as it was"
         if self.assumption:
             condition += f" and {self.assumption}"
+        if self.one_a_group:
+            condition += ", and counting one request of each group"
         return f"{counts} {condition}, then with confidence {1 - self.delta:.4g} {claim}."
 
     def as_dict(self) -> dict[str, Any]:
@@ -98,6 +106,11 @@ class Certificate:
             certificate = cls(**values)
         except TypeError as error:
             raise ArchiveError(f"the certificate does not have the fields it should: {error}") from error
+        numbers = (certificate.target, certificate.delta, certificate.level, certificate.threshold)
+        if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
+            raise ArchiveError(f"the certificate's target, delta, level or threshold is no number: {numbers}")
+        if not all(0.0 < x < 1.0 for x in numbers[:3]):
+            raise ArchiveError(f"the certificate's target, delta and level must lie between 0 and 1: {numbers[:3]}")
         counts = (certificate.n_agreed, certificate.n_handled, certificate.n_shadow)
         if not all(isinstance(c, int) for c in counts) or not 0 <= counts[0] <= counts[1] <= counts[2]:
             raise ArchiveError(f"the certificate's counts are impossible: {counts}")

@@ -44,6 +44,7 @@ class GateRules:
     attempt: int
     split: str
     split_digest: str
+    one_a_group: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ def _walk(entrant: Entrant, rules: GateRules, level: float, rank: int, n_candida
     proposal, promise, n_shadow = entrant.proposal, rules.promise, len(entrant.scores)
     handled, wrong = counts_at(entrant.scores, entrant.agree, proposal.thresholds)
     p = promise.p_values(wrong, handled, n_shadow)
-    level *= proposal.level_factor
+    if len(proposal.starts) > 1:
+        level = testing.multi_start_level(handled, proposal.starts, promise.target, level)
     reached = testing.multi_start(p, proposal.starts, level)
     certified = reached >= 0 and handled[reached] >= rules.coverage_floor * n_shadow
     # A refused chain is shown at the first step that failed: where it began to be wrong.
@@ -106,6 +108,7 @@ def _walk(entrant: Entrant, rules: GateRules, level: float, rank: int, n_candida
         split_digest=rules.split_digest,
         split=rules.split,
         assumption=proposal.assumption,
+        one_a_group=rules.one_a_group,
         handled_floor=promise.handled_floor if promise.contract == "overall" else None,
     )
     return Passage(attempt, certificate)

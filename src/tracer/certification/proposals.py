@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.config import Contract
-from tracer.stats import binomial, testing
+from tracer.stats import binomial
 from tracer.types import Bool, Float64
 
 SMALL_SAMPLE = 40
 """Below this expected number of tolerated disagreements, chains get three starts."""
 _START_SHARES = (0.7, 0.85, 1.0)
-_DRAFT_FACTOR = 0.75
+_TYPICAL_FACTOR = 0.75
+_AS_GOOD = 0.99
 _REHEARSALS, _REHEARSAL_SEED = 256, 20260415
 ACCEPT_ALL = -1.0
 """The threshold that handles every input that is not barred: scores lie above it, barred ones are -inf."""
@@ -66,7 +67,6 @@ class Proposal:
     coverages: Float64
     rates: Float64
     starts: tuple[int, ...]
-    level_factor: float
     predicted_coverage: float
     assumption: str
 
@@ -104,16 +104,14 @@ def propose(
     promise: Promise,
     level: float,
     grid_size: int = 200,
-    *,
-    draft: bool = False,
 ) -> Proposal:
     """Fix a chain from out-of-fold scores (n,) and agreement (n,) for a gate with ``n_shadow`` traces.
 
     Where the chain starts decides its power: at the most confident end it would almost never certify, since a
     handful of traces cannot show an agreement of 0.95. So the gate is rehearsed on shadow rooms drawn from the
-    out-of-fold rows, and the start with the largest mean coverage is taken; for small shadow rooms three starts
-    at their common level compete with it. A ``draft`` serves to compare candidates: it takes a typical common
-    level instead of calibrating one.
+    out-of-fold rows. Among the starts whose mean coverage is as good as the best, the one with the smallest
+    predicted p-value is taken: the others stand at the edge of a plateau. For small shadow rooms three starts
+    compete with it, at a typical common level: the gate calibrates theirs on the counts it finds.
     """
     thresholds = threshold_grid(scores, grid_size)
     handled, wrong = counts_at(scores, agree, thresholds)
@@ -121,18 +119,18 @@ def propose(
     rates = (wrong + 0.5) / (handled + 1.0)
     rehearsal = rehearse(handled, wrong, len(scores), n_shadow, promise.coverage_floor)
     single = rehearsal.mean_coverage(promise, level)
-    start = int(np.argmax(single))
-    chosen: tuple[tuple[int, ...], float, float] = ((start,), 1.0, float(single[start]))
+    n = np.maximum(np.round(coverages * n_shadow), 1.0)
+    predicted_p = promise.p_values(np.minimum(np.round(rates * n), n), n, n_shadow)
+    start = int(np.argmin(np.where(single >= _AS_GOOD * single.max(), predicted_p, np.inf)))
+    starts: tuple[int, ...] = (start,)
+    gained = float(single[start])
     if promise.contract == "agreement" and n_shadow * (1.0 - promise.target) < SMALL_SAMPLE:
-        starts = _spread(start)
-        if len(starts) > 1:
-            factor = _DRAFT_FACTOR if draft else _level_factor(n_shadow, coverages, starts, promise, level)
-            gained = rehearsal.mean_coverage_from(starts, promise, factor * level)
-            if gained > chosen[2]:
-                chosen = (starts, factor, gained)
-    starts, factor, gained = chosen
+        spread = _spread(start)
+        common = rehearsal.mean_coverage_from(spread, promise, _TYPICAL_FACTOR * level)
+        if common > gained:
+            starts, gained = spread, common
     assumption = "disagreement does not rise with the score" if len(starts) > 1 else ""
-    return Proposal(thresholds, coverages, rates, starts, factor, gained, assumption)
+    return Proposal(thresholds, coverages, rates, starts, gained, assumption)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,10 +172,6 @@ def rehearse(handled: Float64, wrong: Float64, n_rows: int, n_shadow: int, cover
     steps = len(handled)
     wrong_counts = drawn[:, steps : 2 * steps].cumsum(axis=1)
     return Rehearsal(drawn[:, :steps].cumsum(axis=1) + wrong_counts, wrong_counts, n_shadow, coverage_floor)
-
-
-def _level_factor(n_shadow: int, coverages: Float64, starts: tuple[int, ...], promise: Promise, level: float) -> float:
-    return testing.multi_start_level(n_shadow, coverages, starts, promise.target, level) / level
 
 
 def _spread(start: int) -> tuple[int, ...]:

@@ -113,7 +113,7 @@ def frontier_estimate(
     points = []
     for target in sorted({*FRONTIER_TARGETS, *config.targets}):
         promise = Promise(target, config.contract, config.handled_floor_for(target), config.coverage_floor)
-        plan = proposals.propose(scores, agree, n_shadow, promise, level, config.grid_size, draft=True)
+        plan = proposals.propose(scores, agree, n_shadow, promise, level, config.grid_size)
         step = int(np.argmin(np.abs(plan.coverages - plan.predicted_coverage)))
         points.append(FrontierPoint(target, plan.predicted_coverage, 1.0 - float(plan.rates[step])))
     return tuple(points)
@@ -126,7 +126,7 @@ def class_table(shadow: Dataset, handled: Bool, agree: Bool, space: LabelSpace) 
     total = np.bincount(code, minlength=k + 1)
     took = np.bincount(code[handled], minlength=k + 1)
     good = np.bincount(code[handled & agree], minlength=k + 1)
-    names = (*space.names, "(outside the label set)")
+    names = (*space.names, "(labels that are not learned)")
     order = [i for i in np.lexsort((np.arange(k + 1), -total)) if total[i]]
     return tuple(
         {"label": names[i], "n": int(total[i]), "n_handled": int(took[i]), "n_agreed": int(good[i])} for i in order

@@ -35,7 +35,7 @@ def errors_as_exits() -> Iterator[None]:
     try:
         yield
     except TracerError as error:
-        err.print(f"[bold red]error:[/] {_escaped(str(error))}")
+        err.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from error
 
 

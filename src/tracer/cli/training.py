@@ -258,7 +258,7 @@ def _show_log(log: TraceLog | None) -> None:
     if log.skipped:
         err.print(f"left out {len(log.skipped):,} bad of {log.n_records:,} records:")
         for problem in log.skipped[:10]:
-            err.print(f"  {escape(str(problem))}")
+            err.print(f"  {escape(str(problem))}", soft_wrap=True)
         if len(log.skipped) > 10:
             err.print(f"  and {len(log.skipped) - 10:,} more")
     if log.duplicates:

@@ -17,7 +17,6 @@ from tracer.cli.common import out, percent, usd
 from tracer.pipeline import Certified, Refused, Verdict
 from tracer.stats import binomial
 
-
 _LIKELY = 0.05
 """Mean coverage below which a gate refuses more often than not."""
 
@@ -67,7 +66,9 @@ def show_verdict(verdict: Verdict) -> None:
         + (f", {report.n_set_aside:,} set aside (one row a group certifies)" if report.n_set_aside else "")
     )
     if report.n_outside:
-        out.print(f"{report.n_outside:,} carry a label outside the declared set: not learned, counted as disagreements")
+        out.print(
+            f"{report.n_outside:,} carry a label that is not learned: they count as disagreements when certifying"
+        )
     for name, reason, failed in report.dropped:
         if failed:
             out.print(f"[yellow]could not train {escape(name)}:[/] {escape(reason)}")

@@ -33,7 +33,9 @@ _SPACE, _END = 0x20, 0x00
 
 def normalise(text: str) -> str:
     """NFKC, lower case, single spaces: what is hashed."""
-    return " ".join(unicodedata.normalize("NFKC", text.replace("\x00", " ")).lower().split())
+    lower = unicodedata.normalize("NFKC", text.replace("\x00", " ")).lower()
+    # Lower case may leave what composes anew.
+    return " ".join(unicodedata.normalize("NFKC", lower).split())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,9 +1,9 @@
 """The acceptor: how likely is it that the surrogate agrees with the teacher on this input?
 
 Logistic regression on evidence about one prediction: the paper's four features (top-1, top-2, margin,
-normalised entropy), the margin and the doubt on the log scale, how far the lexical and the dense view agree,
-and how reliable the predicted class was out of fold. A function of the probabilities alone cannot re-rank
-much; the last two kinds are where coverage comes from.
+normalised entropy), the margin and the doubt on the log scale, how far the lexical and the dense view agree, what
+the nearest traces say, and how reliable the predicted class was out of fold. A function of the probabilities alone
+cannot re-rank much; the last three kinds are where coverage comes from.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import numpy as np
 from scipy import special
 
 from tracer.learning.heads import softmax
+from tracer.learning.neighbours import NAMES as NEIGHBOUR_NAMES
+from tracer.learning.neighbours import Nearness, Prototypes
 from tracer.types import Float32, Float64, Int32
 
 PAPER_FEATURES = ("top_1", "top_2", "margin", "entropy")
@@ -40,12 +42,13 @@ class Reliability:
         return np.stack([self.agreement[predicted], self.log_count[predicted]], axis=1)
 
 
-def feature_names(n_views: int, *, paper: bool = False) -> tuple[str, ...]:
+def feature_names(n_views: int, *, paper: bool = False, neighbours: bool = False) -> tuple[str, ...]:
     """Names of the acceptor's features, in order."""
     if paper:
         return PAPER_FEATURES
     views = [f"view_{i}_{what}" for i in range(n_views) for what in ("p", "log_p", "same")] if n_views > 1 else []
-    return (*PAPER_FEATURES, "log_odds", "log_doubt", "max_logit", *views, "class_agreement", "class_count")
+    near = NEIGHBOUR_NAMES if neighbours else ()
+    return (*PAPER_FEATURES, "log_odds", "log_doubt", "max_logit", *views, *near, "class_agreement", "class_count")
 
 
 def confidence(logits: Float32) -> tuple[Int32, Float64, Float64]:
@@ -87,7 +90,10 @@ def view_columns(views: tuple[Float32, ...], predicted: Int32) -> Float64:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Acceptor:
-    """Standardised logistic regression: ``coefficients`` (p,) on ``(features - mean) / scale``."""
+    """Standardised logistic regression: ``coefficients`` (p,) on ``(features - mean) / scale``.
+
+    ``prototypes`` are there where neighbours are among the features.
+    """
 
     names: tuple[str, ...]
     mean: Float64
@@ -95,14 +101,21 @@ class Acceptor:
     coefficients: Float64
     intercept: float
     reliability: Reliability
+    prototypes: Prototypes | None = None
 
-    def features(self, views: tuple[Float32, ...]) -> tuple[Int32, Float64, Float64]:
-        """Predicted code (n,), features (n, p), and the largest logit (n,)."""
+    def features(self, views: tuple[Float32, ...], nearness: Nearness | None = None) -> tuple[Int32, Float64, Float64]:
+        """Predicted code (n,), features (n, p), and the largest logit (n,).
+
+        ``nearness`` of the same inputs is needed where there are prototypes.
+        """
         logits = views[0] if len(views) == 1 else np.sum(views, axis=0)
         predicted, paper, extra = confidence(logits)
         if self.names == PAPER_FEATURES:
             return predicted, paper, extra[:, 2]
-        columns = [paper, extra, view_columns(views, predicted), self.reliability.columns(predicted)]
+        columns = [paper, extra, view_columns(views, predicted)]
+        if nearness is not None:
+            columns.append(nearness.columns(predicted))
+        columns.append(self.reliability.columns(predicted))
         return predicted, np.concatenate(columns, axis=1), extra[:, 2]
 
     def probability(self, features: Float64) -> Float64:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tracer.config import Novelty
 from tracer.learning.acceptors import Acceptor
 from tracer.learning.heads import softmax
+from tracer.learning.neighbours import Nearness
 from tracer.learning.surrogates import Blocks, Surrogate
 from tracer.types import Float32, Float64, Int32, Reason
 
@@ -66,15 +67,19 @@ class Candidate:
 
     def score(self, blocks: Blocks) -> Scored:
         """Score n inputs from their feature blocks."""
-        return self.score_views(self.surrogate.views(blocks))
+        nearness = None
+        if self.acceptor.prototypes is not None:
+            nearness = self.acceptor.prototypes.nearness(np.asarray(blocks["dense"], dtype=np.float32))
+        return self.score_views(self.surrogate.views(blocks), nearness)
 
-    def score_views(self, views: tuple[Float32, ...]) -> Scored:
-        """Score n inputs from the weighted logits of each part; used out of fold as well as in service.
+    def score_views(self, views: tuple[Float32, ...], nearness: Nearness | None = None) -> Scored:
+        """Score n inputs from the weighted logits of each part, and their nearness where the acceptor has
+        prototypes; used out of fold as well as in service.
 
         A novel input loses 1 from its score in mode ``rank``, so it is handled only after all familiar
         ones and keeps its order; barred inputs score -inf and are never handled.
         """
-        predicted, features, max_logit = self.acceptor.features(views)
+        predicted, features, max_logit = self.acceptor.features(views, nearness)
         scores = self.acceptor.probability(features)
         bars = np.zeros(len(scores), dtype=np.int8)
         raw = scores.copy()

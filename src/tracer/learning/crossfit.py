@@ -27,6 +27,9 @@ from tracer.learning.surrogates import BlockName, Blocks
 from tracer.types import Bool, Float32, Int32
 
 _CLEARLY = 3.0
+_FAILURES = (TracerError, ValueError, ArithmeticError, MemoryError)
+"""What a recipe may raise without ending the fit: it is dropped by name and reason."""
+
 _LARGE = 50_000
 """Above this many training rows, families are trained one after another, with all threads for each."""
 
@@ -107,12 +110,18 @@ def cross_fit(
         dropped += [drop for _, failures in tried for drop in failures]
         survivors = _survivors(screened, dropped)
         if not survivors:
-            reasons = "; ".join(f"{d.name}: {d.reason}" for d in dropped)
-            raise TrainingError(f"no candidate could be trained. {reasons}")
+            raise TrainingError(_nothing_left(dropped))
         count.total = len(usable) + len(survivors) * n_folds
-        members = list(workers.map(lambda run: _complete(run, n_folds, count), survivors))
-    n_trainings = len(screened) + len(survivors) * n_folds
-    return CrossFit(tuple(members), tuple(dropped), n_trainings)
+        done = list(workers.map(lambda run: _complete(run, n_folds, count), survivors))
+    dropped += [result for result in done if isinstance(result, Dropped)]
+    members = tuple(result for result in done if isinstance(result, Member))
+    if not members:
+        raise TrainingError(_nothing_left(dropped))
+    return CrossFit(members, tuple(dropped), len(screened) + len(survivors) * n_folds)
+
+
+def _nothing_left(dropped: Sequence[Dropped]) -> str:
+    return "no candidate could be trained. " + "; ".join(f"{d.name}: {d.reason}" for d in dropped)
 
 
 class _Count:
@@ -147,19 +156,26 @@ def _screen_family(variants: Sequence[Learner], bench: _Bench, count: _Count) ->
         run = _Run(learner, bench, runs[-1].heads[0] if runs else None)
         try:
             run.fold(0)
-        except (TracerError, ValueError, ArithmeticError, MemoryError) as error:
-            failures.append(Dropped(learner.name, f"{type(error).__name__}: {error}", failed=True))
+        except _FAILURES as error:
+            failures.append(_failed(learner, error))
             continue
         runs.append(run)
     return runs, failures
 
 
-def _complete(run: _Run, n_folds: int, count: _Count) -> Member:
-    for fold in range(1, n_folds):
-        count.step(f"training {run.learner.name}, fold {fold + 1} of {n_folds}")
-        run.fold(fold)
-    count.step(f"training {run.learner.name} on all rows")
-    return run.finish()
+def _complete(run: _Run, n_folds: int, count: _Count) -> Member | Dropped:
+    try:
+        for fold in range(1, n_folds):
+            count.step(f"training {run.learner.name}, fold {fold + 1} of {n_folds}")
+            run.fold(fold)
+        count.step(f"training {run.learner.name} on all rows")
+        return run.finish()
+    except _FAILURES as error:
+        return _failed(run.learner, error)
+
+
+def _failed(learner: Learner, error: Exception) -> Dropped:
+    return Dropped(learner.name, f"{type(error).__name__}: {error}", failed=True)
 
 
 def _survivors(screened: list[_Run], dropped: list[Dropped]) -> list[_Run]:
@@ -238,6 +254,7 @@ class _Run:
 
     def finish(self) -> Member:
         began = time.perf_counter()
-        head = self.bench.train(self.learner, np.arange(len(self.bench.y)), self.heads[-1])
+        trained = self.bench.train(self.learner, np.arange(len(self.bench.y)), self.heads[-1])
+        head = self.learner.export(trained)
         seconds = self.seconds + time.perf_counter() - began
         return Member(self.learner, head, self.logits, seconds)

@@ -15,6 +15,7 @@ from tracer.learning import blending, selection
 from tracer.learning.acceptors import PAPER_FEATURES, Acceptor, Reliability, feature_names
 from tracer.learning.candidates import Candidate, NoveltyGuard, Rules, Scored
 from tracer.learning.crossfit import Member
+from tracer.learning.neighbours import Nearness, Prototypes
 from tracer.learning.surrogates import Part, Surrogate
 from tracer.types import Bool, Float32, Float64, Int32
 
@@ -43,6 +44,20 @@ class Trained:
         return self.candidate.name
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class OutOfFoldNeighbours:
+    """Prototypes, and the nearness of the training rows to those of other folds."""
+
+    prototypes: Prototypes
+    nearness: Nearness
+
+    @classmethod
+    def of(cls, dense: Float32, y: Int32, folds: NDArray[np.int8], n_classes: int, seed: int) -> OutOfFoldNeighbours:
+        """Draw prototypes from the training rows (n, d)."""
+        prototypes, rows = Prototypes.draw(dense, y, n_classes, seed)
+        return cls(prototypes, prototypes.nearness(dense, folds=folds, own=folds[rows]))
+
+
 @dataclass(frozen=True, slots=True)
 class RuleSettings:
     """What the user asks of every candidate's score."""
@@ -53,10 +68,16 @@ class RuleSettings:
 
 
 def build(
-    members: Sequence[Member], y: Int32, folds: NDArray[np.int8], n_classes: int, settings: RuleSettings
+    members: Sequence[Member],
+    y: Int32,
+    folds: NDArray[np.int8],
+    n_classes: int,
+    settings: RuleSettings,
+    neighbours: OutOfFoldNeighbours | None = None,
 ) -> Trained:
     """A candidate from one member or an ensemble of several. Weights, acceptor, guard and floors are fitted
-    on out-of-fold logits."""
+    on out-of-fold logits. ``neighbours`` join the acceptor where a linear or deep head reads embeddings; a
+    kernel head carries what they say."""
     weights, loss = blending.fit_weights([m.logits for m in members], y)
     kept = [i for i, w in enumerate(weights) if w > 0] or [int(np.argmax(weights))]
     chosen = [(members[i], max(float(weights[i]), 1e-6)) for i in kept]
@@ -65,15 +86,20 @@ def build(
     logits = views[0] if len(views) == 1 else np.sum(views, axis=0)
     predicted = logits.argmax(axis=1).astype(np.int32)
     agree = predicted == y
-    acceptor = fit_acceptor(views, predicted, agree, folds, n_classes)
+    families = {(m.learner.block, m.learner.family) for m, _ in chosen}
+    near = None
+    if any(block == "dense" for block, _ in families) and ("dense", "kernel") not in families:
+        near = neighbours
+    nearness = near.nearness if near is not None else None
+    acceptor = fit_acceptor(views, predicted, agree, folds, n_classes, neighbours=near)
     guard = NoveltyGuard(settings.novelty, float(np.quantile(logits.max(axis=1), NOVELTY_QUANTILE)))
     candidate = Candidate(surrogate, acceptor, guard, settings.rules)
-    scored = candidate.score_views(views)
+    scored = candidate.score_views(views, nearness)
     if settings.per_class_target is not None:
         floors = class_floors(scored, agree, n_classes, settings.per_class_target - _FLOOR_MARGIN)
         rules = Rules(settings.rules.always_defer, settings.rules.error_ratio, floors)
         candidate = Candidate(surrogate, acceptor, guard, rules)
-        scored = candidate.score_views(views)
+        scored = candidate.score_views(views, nearness)
     f1 = selection.macro_f1(predicted, y, n_classes)
     paper = fit_acceptor(views, predicted, agree, folds, n_classes, paper=True)
     return Trained(candidate, scored, agree, loss, f1, paper.probability(paper.features(views)[1]))
@@ -87,15 +113,16 @@ def fit_acceptor(
     n_classes: int,
     *,
     paper: bool = False,
+    neighbours: OutOfFoldNeighbours | None = None,
 ) -> Acceptor:
     """Logistic regression on out-of-fold evidence.
 
     The record of a predicted class is taken from the other folds while training, from all folds in service.
     """
-    names = PAPER_FEATURES if paper else feature_names(len(views))
+    names = PAPER_FEATURES if paper else feature_names(len(views), neighbours=neighbours is not None)
     record = Reliability.of(predicted, agree.astype(np.float64), n_classes)
     neutral = Acceptor(names, np.zeros(1), np.ones(1), np.zeros(1), 0.0, record)
-    _, features, _ = neutral.features(views)
+    _, features, _ = neutral.features(views, neighbours.nearness if neighbours is not None else None)
     if not paper:
         for fold in np.unique(folds):
             inside = folds == fold
@@ -104,7 +131,8 @@ def fit_acceptor(
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale[scale < 1e-9] = 1.0
     coefficients, intercept = _logistic((features - mean) / scale, agree)
-    return Acceptor(names, mean, scale, coefficients, intercept, record)
+    prototypes = neighbours.prototypes if neighbours is not None else None
+    return Acceptor(names, mean, scale, coefficients, intercept, record, prototypes)
 
 
 def _logistic(z: Float64, agree: Bool) -> tuple[Float64, float]:

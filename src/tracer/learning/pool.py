@@ -21,11 +21,10 @@ from tracer.config import PoolName
 from tracer.errors import MissingExtraError, TrainingError
 from tracer.learning.heads import Block, Head, KernelHead, LinearHead, MlpHead, OnnxHead, kernel, log_probabilities
 from tracer.learning.logistic import fit_logistic
+from tracer.learning.neighbours import MAX_PROTOTYPES
 from tracer.learning.surrogates import BlockName
 from tracer.types import Float32, Int32
 
-MAX_PROTOTYPES = 2000
-"""Most prototypes of a kernel head, so that a decision never costs O(traces)."""
 _DENSE_SPREAD, _LEXICAL_SPREAD = 16.0, 20.0
 _PENALTIES: dict[BlockName, tuple[float, ...]] = {"dense": (1e-1, 2e-2, 3e-3), "lexical": (2e-2, 1e-3)}
 _FOREST: dict[str, Any] = {"n_estimators": 60, "min_samples_leaf": 2}
@@ -33,12 +32,17 @@ _MLP_EPOCHS, _MLP_GAIN = 40, 0.02
 _PARITY = 1e-4
 
 
+def _as_it_is(head: Head) -> Head:
+    return head
+
+
 @dataclass(frozen=True, slots=True)
 class Learner:
     """A recipe: ``train(block, y, n_classes, start, seed)`` gives a head.
 
     ``start`` is a head of the same recipe to start from, or None. ``variant`` tells recipes of one family
-    apart; only the best variant of a family goes past the first fold.
+    apart; only the best variant of a family goes past the first fold. ``export`` turns the final head into the
+    one that serves.
     """
 
     family: str
@@ -46,6 +50,7 @@ class Learner:
     train: Callable[[Block, Int32, int, Head | None, int], Head]
     variant: str = ""
     max_rows: int | None = None
+    export: Callable[[Head], Head] = _as_it_is
 
     @property
     def name(self) -> str:
@@ -90,9 +95,9 @@ def learners(name: PoolName, blocks: frozenset[BlockName]) -> tuple[Learner, ...
             out += [
                 Learner("sgd", "dense", _sgd),
                 Learner("mlp", "dense", _mlp),
-                Learner("tree", "dense", _Trees(DecisionTreeClassifier, {"min_samples_leaf": 5})),
-                Learner("forest", "dense", _Trees(RandomForestClassifier, _FOREST)),
-                Learner("extra-trees", "dense", _Trees(ExtraTreesClassifier, _FOREST)),
+                Learner("tree", "dense", _Trees(DecisionTreeClassifier, {"min_samples_leaf": 5}), export=_exported),
+                Learner("forest", "dense", _Trees(RandomForestClassifier, _FOREST), export=_exported),
+                Learner("extra-trees", "dense", _Trees(ExtraTreesClassifier, _FOREST), export=_exported),
             ]
     return tuple(out)
 
@@ -174,6 +179,7 @@ class _Trees:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, block: Block, y: Int32, k: int, start: Head | None, seed: int) -> Head:
+        _onnx_exporter()  # Trees that cannot be exported cannot serve: say so before training them.
         x = np.asarray(block, dtype=np.float32)
         model = self.estimator(random_state=seed, **self.settings).fit(x, y)
         columns = np.full(k, -1, dtype=np.int64)
@@ -183,10 +189,7 @@ class _Trees:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedTrees:
-    """Trees as scikit-learn trained them; they are exported to ONNX, and compared, when they are archived.
-
-    Folds are never archived, so nothing is exported for them.
-    """
+    """Trees as scikit-learn trained them: enough for a fold, which is never archived."""
 
     model: Any
     columns: NDArray[np.int64]
@@ -199,22 +202,35 @@ class FittedTrees:
         return log_probabilities(probabilities, self.columns)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The exported model. Raises TrainingError where it does not agree with the trained one."""
-        exported = OnnxHead(_to_onnx(self.model, self.sample.shape[1]), self.columns)
-        worst = float(np.abs(np.exp(exported.logits(self.sample)) - np.exp(self.logits(self.sample))).max())
-        if worst > _PARITY:
-            raise TrainingError(f"the exported trees differ from the trained ones by {worst:.2g} ({_PARITY:g} allowed)")
-        return exported.arrays()
+        """Those of the exported head."""
+        return _exported(self).arrays()
+
+
+def _exported(head: Head) -> Head:
+    """Trees as ONNX. Raises TrainingError where they do not answer as the trained ones."""
+    if not isinstance(head, FittedTrees):
+        return head
+    exported = OnnxHead(_to_onnx(head.model, head.sample.shape[1]), head.columns)
+    worst = float(np.abs(np.exp(exported.logits(head.sample)) - np.exp(head.logits(head.sample))).max())
+    if worst > _PARITY:
+        raise TrainingError(f"the exported trees differ from the trained ones by {worst:.2g} ({_PARITY:g} allowed)")
+    return exported
 
 
 def _to_onnx(model: Any, dimension: int) -> NDArray[np.uint8]:
+    to_onnx, tensor_type = _onnx_exporter()
+    exported = to_onnx(model, initial_types=[("input", tensor_type([None, dimension]))], options={"zipmap": False})
+    return np.frombuffer(exported.SerializeToString(), dtype=np.uint8)
+
+
+def _onnx_exporter() -> tuple[Any, Any]:
     try:
+        import onnxruntime  # noqa: F401 - serving will need it
         from skl2onnx import to_onnx
         from skl2onnx.common.data_types import FloatTensorType
     except ImportError as error:
-        raise MissingExtraError("skl2onnx", "trees", "Exporting a tree surrogate") from error
-    exported = to_onnx(model, initial_types=[("input", FloatTensorType([None, dimension]))], options={"zipmap": False})
-    return np.frombuffer(exported.SerializeToString(), dtype=np.uint8)
+        raise MissingExtraError("skl2onnx and onnxruntime", "trees", "A tree surrogate") from error
+    return to_onnx, FloatTensorType
 
 
 def _both_classes(weights: Float32, bias: Float32) -> tuple[Float32, Float32]:

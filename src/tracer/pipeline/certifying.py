@@ -21,12 +21,16 @@ from tracer.certification.report import (
     member_summaries,
 )
 from tracer.config import FitConfig
+from tracer.learning import selection
 from tracer.pipeline.training import SHORTLIST, Contender, Workshop, promise_of
 from tracer.pipeline.verdicts import Certified, Refused, Verdict
 from tracer.policies import archive
 from tracer.policies.policy import Family, FirstStage, Inputs, Policy
 from tracer.stats import testing
 from tracer.types import OUTSIDE
+
+_AS_CHEAP = 0.04
+"""Difference in predicted cost, as a share of requests, that is taken for noise."""
 
 
 def certify(
@@ -68,6 +72,7 @@ def certify(
         attempt,
         shop.rooms.description,
         shop.rooms.digest,
+        bool(len(shop.rooms.set_aside)),
     )
     passages = run_gate(entrants, rules)
     shop.seconds["gate"] = shop.seconds.get("gate", 0.0) + time.perf_counter() - began
@@ -88,8 +93,13 @@ def certify(
 def rank_contenders(
     shop: Workshop, config: FitConfig, promise: Promise, level: float
 ) -> list[tuple[Contender, ProposalSummary]]:
-    """Contenders by predicted cost a request, on out-of-fold evidence at the winner's share of delta."""
-    ranked = []
+    """Contenders, the best first, on out-of-fold evidence at the winner's share of delta.
+
+    The order is that of the predicted cost a request. Its noise between good contenders is larger than what
+    separates them, so among those within ``_AS_CHEAP`` of the cheapest the one that ranks its inputs best
+    comes first: the area under the generalised risk-coverage curve uses all rows, not those near one threshold.
+    """
+    ranked: list[tuple[float, float, Contender, ProposalSummary]] = []
     for contender in shop.contenders:
         plan = proposals.propose(
             contender.scored.scores,
@@ -98,13 +108,17 @@ def rank_contenders(
             promise,
             WEIGHTS[SHORTLIST][0] * level,
             config.grid_size,
-            draft=True,
         )
         cost = 1.0 - plan.predicted_coverage + config.encoder_cost * contender.encoder_share
+        # A cascade is judged by its main stage; its scale joins those of two stages.
+        ranking = selection.augrc(contender.trained.scored.scores, contender.trained.agree)
         summary = ProposalSummary(contender.name, contender.family, plan.predicted_coverage, cost)
-        ranked.append((cost, contender, summary))
-    ranked.sort(key=lambda item: (item[0], item[1].name))
-    return [(contender, summary) for _, contender, summary in ranked]
+        ranked.append((cost, ranking, contender, summary))
+    ranked.sort(key=lambda item: (item[0], item[2].name))
+    close = [item for item in ranked if item[0] <= ranked[0][0] + _AS_CHEAP]
+    first = min(close, key=lambda item: (item[1], item[0], item[2].name))
+    ordered = [first, *(item for item in ranked if item is not first)]
+    return [(contender, summary) for _, _, contender, summary in ordered]
 
 
 def _request_cost(certificate: Certificate | None, contender: Contender, config: FitConfig) -> float:
@@ -168,6 +182,7 @@ def estimate(shop: Workshop, config: FitConfig, target: float, stamp: str, paren
     plan = proposals.propose(contender.scored.scores, contender.agree, n, promise, level, config.grid_size)
     handled, wrong = proposals.counts_at(contender.scored.scores, contender.agree, plan.thresholds)
     p = promise.p_values(wrong, handled, n)
+    level = testing.multi_start_level(handled, plan.starts, target, level)
     reached = testing.multi_start(p, plan.starts, level)
     shown = reached if reached >= 0 else plan.starts[-1]
     passed = reached >= 0 and handled[reached] >= config.coverage_floor * n
@@ -190,7 +205,7 @@ def estimate(shop: Workshop, config: FitConfig, target: float, stamp: str, paren
         rank=1, n_candidates=len(ranked), attempt=1, chain_start=min(plan.starts),
         n_tested=min(reached + 2, len(p)) - min(plan.starts), grid_size=len(p), grid_digest=plan.digest,
         split_digest=shop.rooms.digest, split="out of fold on all traces",
-        handled_floor=promise.handled_floor if config.contract == "overall" else None,
+        handled_floor=promise.handled_floor if config.contract == "overall" else None, assumption=plan.assumption,
     )  # fmt: skip
     return Certified(stamped(policy, certificate, report, attempt, shop, config), report)
 

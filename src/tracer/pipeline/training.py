@@ -20,7 +20,7 @@ from tracer.learning import fitting, pool
 from tracer.learning.candidates import Rules, Scored
 from tracer.learning.crossfit import Anchors, CrossFit, Progress, cross_fit
 from tracer.learning.ensembles import ensembles
-from tracer.learning.fitting import RuleSettings, Trained
+from tracer.learning.fitting import OutOfFoldNeighbours, RuleSettings, Trained
 from tracer.learning.heads import Block
 from tracer.learning.surrogates import BlockName
 from tracer.policies.policy import Family, combine_stages
@@ -35,9 +35,10 @@ _ANCHOR_COPIES = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encodings:
-    """What the embedder says of fixed texts: ``probes`` (m, d), and ``labels`` (k, d) of the label names."""
+    """What the embedder says of fixed texts: ``probes`` (m, d), and ``labels`` (k, d) of the label ``names`` (k)."""
 
     probes: Float32
+    names: tuple[str, ...]
     labels: Float32
 
 
@@ -87,6 +88,9 @@ def train(
     if config.guarantee == "estimated":
         everything = np.sort(np.concatenate([rooms.train, rooms.shadow]))
         rooms = replace(rooms, train=everything)
+    if not dataset.space.declared:
+        # Labels seen in the shadow room alone are no labels that a surrogate could know.
+        dataset = dataset.with_space(LabelSpace.observed([dataset.labels[i] for i in rooms.train]))
     known = rooms.train[dataset.y[rooms.train] != OUTSIDE]
     n_classes = len(dataset.space)
     if len(known) < MIN_TRAIN:
@@ -104,16 +108,20 @@ def train(
         blocks["dense"] = room.dense
     featured = time.perf_counter()
     recipes = pool.learners(config.pool, names)
-    anchors = _anchors(dataset.space, lexical, encodings if "dense" in names else None)
+    anchors = anchors_of(dataset.space, lexical, encodings if "dense" in names else None)
     cross = cross_fit(recipes, blocks, room.y, folds, n_classes, config.seed, progress, anchors)
     trained_at = time.perf_counter()
     settings = RuleSettings(
         config.novelty, business_rules(dataset, config), config.target if config.per_class else None
     )
+    neighbours = None
+    if "dense" in names and room.dense is not None:
+        progress("neighbours", 1, 1)
+        neighbours = OutOfFoldNeighbours.of(room.dense, room.y, folds, n_classes, config.seed)
     trained = []
     for members in ensembles(cross.members):
         progress(f"acceptor for {' + '.join(m.learner.name for m in members)}", 1, 1)
-        trained.append(fitting.build(members, room.y, folds, n_classes, settings))
+        trained.append(fitting.build(members, room.y, folds, n_classes, settings, neighbours))
     contenders = [
         Contender(t.name, t, t.scored, t.agree, encoder_share=float("dense" in t.candidate.surrogate.blocks))
         for t in trained
@@ -147,13 +155,15 @@ def label_text(name: str) -> str:
     return " ".join(re.sub(r"[^\w]|_", " ", spaced).lower().split()) or name
 
 
-def _anchors(space: LabelSpace, lexical: LexicalFeatures | None, encodings: Encodings | None) -> Anchors:
+def anchors_of(space: LabelSpace, lexical: LexicalFeatures | None, encodings: Encodings | None) -> Anchors:
     twice = np.tile(np.arange(len(space), dtype=np.int32), _ANCHOR_COPIES)
     blocks: dict[BlockName, Block] = {}
     if lexical is not None:
         blocks["lexical"] = lexical.transform([label_text(space.names[code]) for code in twice])
     if encodings is not None:
-        blocks["dense"] = encodings.labels[twice]
+        position = {name: i for i, name in enumerate(encodings.names)}
+        if set(space.names) <= set(position):
+            blocks["dense"] = encodings.labels[[position[space.names[code]] for code in twice]]
     return Anchors(blocks, twice)
 
 
@@ -205,7 +215,7 @@ def _cascades(trained: Sequence[Trained], config: FitConfig, n_shadow: int) -> l
     level = config.delta * WEIGHTS[SHORTLIST][0]
 
     def predicted_cost(second: Trained, cut: float, scored: Scored, agree: Bool) -> float:
-        plan = proposals.propose(scored.scores, agree, n_shadow, promise, level, config.grid_size, draft=True)
+        plan = proposals.propose(scored.scores, agree, n_shadow, promise, level, config.grid_size)
         return 1.0 - plan.predicted_coverage + config.encoder_cost * float((first.scored.scores < cut).mean())
 
     second = min(dense, key=lambda t: predicted_cost(t, np.inf, t.scored, t.agree))

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +22,21 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from tracer.certification.certificate import Certificate
+from tracer.config import Novelty
 from tracer.errors import ArchiveError, TracerError
 from tracer.features.lexical import LexicalFeatures
 from tracer.learning.acceptors import Acceptor, Reliability
 from tracer.learning.candidates import Candidate, NoveltyGuard, Rules
-from tracer.learning.heads import head_from_arrays
-from tracer.learning.surrogates import Part, Surrogate
-from tracer.policies.policy import FirstStage, Policy
+from tracer.learning.heads import Block, head_from_arrays
+from tracer.learning.neighbours import Prototypes
+from tracer.learning.surrogates import BlockName, Part, Surrogate
+from tracer.policies.policy import Family, FirstStage, Policy
 from tracer.types import EmbedderIdentity, LabelSpace
 
 SCHEMA = 1
 MANIFEST, ARRAYS = "manifest.json", "arrays.safetensors"
 _FORMAT = "tracer-policy"
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 Files = dict[str, bytes]
 _Arrays = dict[str, NDArray[Any]]
@@ -71,7 +75,7 @@ def dump(policy: Policy) -> Files:
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
     }
     manifest["digest"] = _digest(manifest)
-    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False)
     return {MANIFEST: text.encode(), **files}
 
 
@@ -79,16 +83,10 @@ def load(files: Mapping[str, bytes], where: str = "archive") -> Policy:
     """Rebuild a policy from its files. Raises ArchiveError that says what is wrong."""
     manifest = _checked_manifest(files, where)
     try:
-        arrays: _Arrays = load_arrays(files[ARRAYS])
-    except SafetensorError as error:
-        raise ArchiveError(f"{where}: {ARRAYS} is damaged: {error}") from error
-    try:
-        return _rebuild(manifest, arrays, files)
-    except ArchiveError as error:
+        return _rebuild(manifest, load_arrays(files[ARRAYS]), files)
+    except (TracerError, SafetensorError) as error:
         raise ArchiveError(f"{where}: {error}") from error
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, TracerError):
-            raise ArchiveError(f"{where}: {error}") from error
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         raise ArchiveError(f"{where}: the manifest does not describe a policy: {error!r}") from error
 
 
@@ -104,8 +102,8 @@ def read_files(folder: Path) -> Files:
     if not isinstance(listed, dict):
         raise ArchiveError(f"{folder}: the manifest lists no files")
     for name in listed:
-        if Path(name).name != name or name.startswith("."):
-            raise ArchiveError(f"{folder}: file name {name!r} would leave the archive's folder")
+        if not _FILE_NAME.fullmatch(name):
+            raise ArchiveError(f"{folder}: {name!r} is no name of a file in an archive")
         try:
             files[name] = (folder / name).read_bytes()
         except OSError as error:
@@ -115,9 +113,9 @@ def read_files(folder: Path) -> Files:
 
 def _parse(content: bytes, where: str) -> dict[str, Any]:
     try:
-        manifest = json.loads(content)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArchiveError(f"{where}: {MANIFEST} is not JSON: {error}") from error
+        manifest = json.loads(content, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ArchiveError(f"{where}: {MANIFEST} is not JSON: {str(error)[:200]}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise ArchiveError(f"{where}: this is not a Tracer policy")
     return manifest
@@ -131,20 +129,27 @@ def _checked_manifest(files: Mapping[str, bytes], where: str) -> dict[str, Any]:
         raise ArchiveError(f"{where}: schema {manifest.get('schema')!r}; this version of Tracer reads {SCHEMA}")
     if manifest.get("digest") != _digest(manifest):
         raise ArchiveError(f"{where}: {MANIFEST} was changed after it was written (digest mismatch)")
-    for name, expected in manifest["files"].items():
+    listed = manifest.get("files")
+    if not isinstance(listed, dict):
+        raise ArchiveError(f"{where}: the manifest lists no files")
+    for name, expected in listed.items():
         if name not in files:
             raise ArchiveError(f"{where}: {name} is missing")
         if hashlib.sha256(files[name]).hexdigest() != expected:
             raise ArchiveError(f"{where}: {name} was changed or cut short after it was written (sha256 mismatch)")
-    if ARRAYS not in manifest["files"]:
+    if ARRAYS not in listed:
         raise ArchiveError(f"{where}: {ARRAYS} is not listed")
     return manifest
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     content = {key: value for key, value in manifest.items() if key != "digest"}
-    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
 
 
 def _dump_candidate(candidate: Candidate, prefix: str, arrays: _Arrays, models: Files) -> dict[str, Any]:
@@ -167,6 +172,9 @@ def _dump_candidate(candidate: Candidate, prefix: str, arrays: _Arrays, models: 
         arrays[f"{prefix}.rules.error_ratio"] = rules.error_ratio
     if rules.class_floor is not None:
         arrays[f"{prefix}.rules.class_floor"] = rules.class_floor
+    if acceptor.prototypes is not None:
+        arrays[f"{prefix}.prototypes.vectors"] = acceptor.prototypes.vectors
+        arrays[f"{prefix}.prototypes.labels"] = acceptor.prototypes.labels
     guard = candidate.guard
     return {
         "parts": parts,
@@ -196,12 +204,40 @@ def _rebuild(manifest: dict[str, Any], arrays: _Arrays, files: Mapping[str, byte
         version=str(manifest["version"]),
         parent=manifest["parent"],
         created=str(manifest["created"]),
-        task=manifest["task"],
-        report=manifest["report"],
+        task=dict(manifest["task"]),
+        report=dict(manifest["report"]),
     )
-    if "lexical" in policy.needs and lexical is None:
-        raise ArchiveError("a head reads lexical features but the archive has none")
+    _check_decides(policy)
     return policy
+
+
+def _check_decides(policy: Policy) -> None:
+    """One decision on an empty input: labels, heads, acceptors and features must fit each other."""
+    if policy.family not in get_args(Family):
+        raise ArchiveError(f"family {policy.family!r} is not one of {', '.join(get_args(Family))}")
+    stages = [policy.candidate, *([policy.first_stage.candidate] if policy.first_stage else [])]
+    for candidate in stages:
+        if not candidate.surrogate.parts or not candidate.surrogate.blocks <= {"lexical", "dense"}:
+            raise ArchiveError("a surrogate needs parts that read lexical or dense features")
+        if candidate.guard.mode not in get_args(Novelty):
+            raise ArchiveError(f"novelty mode {candidate.guard.mode!r} is not one of {', '.join(get_args(Novelty))}")
+        blocks: dict[BlockName, Block] = {}
+        if policy.lexical is not None:
+            blocks["lexical"] = policy.lexical.transform([""])
+        if policy.embedder is not None:
+            blocks["dense"] = np.zeros((1, policy.embedder.dimension), dtype=np.float32)
+        acceptor = candidate.acceptor
+        sizes = {len(acceptor.names), len(acceptor.mean), len(acceptor.scale), len(acceptor.coefficients)}
+        if len(sizes) != 1:
+            raise ArchiveError(f"an acceptor's names and coefficients are not as many: {sorted(sizes)}")
+        if "lexical" in candidate.surrogate.blocks - set(blocks):
+            raise ArchiveError("a head reads lexical features and the archive has none")
+        if not candidate.surrogate.blocks <= set(blocks):
+            continue  # Embeddings of an embedder that was never named: their dimension is not known here.
+        scored = candidate.score(blocks)
+        views = candidate.surrogate.views(blocks)
+        if any(view.shape != (1, len(policy.space)) for view in views) or np.isnan(scored.scores).any():
+            raise ArchiveError(f"a head does not answer {len(policy.space)} labels with numbers")
 
 
 def _load_candidate(spec: dict[str, Any], prefix: str, arrays: _Arrays, files: Mapping[str, bytes]) -> Candidate:
@@ -214,6 +250,10 @@ def _load_candidate(spec: dict[str, Any], prefix: str, arrays: _Arrays, files: M
         head = head_from_arrays(part["kind"], named)
         parts.append(Part(str(part["name"]), part["block"], head, float(part["weight"])))
     reliability = Reliability(arrays[f"{prefix}.reliability.agreement"], arrays[f"{prefix}.reliability.log_count"])
+    prototypes = None
+    if f"{prefix}.prototypes.vectors" in arrays:
+        vectors, labels = arrays[f"{prefix}.prototypes.vectors"], arrays[f"{prefix}.prototypes.labels"]
+        prototypes = Prototypes(vectors, labels, len(reliability.agreement))
     acceptor = Acceptor(
         names=tuple(spec["acceptor"]["names"]),
         mean=arrays[f"{prefix}.acceptor.mean"],
@@ -221,6 +261,7 @@ def _load_candidate(spec: dict[str, Any], prefix: str, arrays: _Arrays, files: M
         coefficients=arrays[f"{prefix}.acceptor.coefficients"],
         intercept=float(spec["acceptor"]["intercept"]),
         reliability=reliability,
+        prototypes=prototypes,
     )
     floor = spec["novelty"]["floor"]
     guard = NoveltyGuard(spec["novelty"]["mode"], float("-inf") if floor is None else float(floor))

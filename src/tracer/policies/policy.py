@@ -49,6 +49,8 @@ class Inputs:
         """Check that there is something to decide on, and that texts and embeddings are as many."""
         if texts is None and dense is None:
             raise FeatureError("nothing to decide on: give texts, embeddings or both")
+        if isinstance(texts, str):
+            raise FeatureError("texts must be a sequence of strings, not one string")
         vectors = None if dense is None else np.ascontiguousarray(dense, dtype=np.float32)
         if vectors is not None and vectors.ndim != 2:
             raise FeatureError(f"embeddings must be two-dimensional (n, d), not {vectors.shape}")
@@ -152,6 +154,9 @@ class Policy:
             vectors = inputs.embed(texts)
         else:
             raise FeatureError("this policy reads embeddings: give them, or attach the embedder it was fitted with")
+        wanted = inputs.n if rows is None else len(rows)
+        if vectors.ndim != 2 or len(vectors) != wanted:
+            raise FeatureError(f"embeddings have shape {vectors.shape} for {wanted} texts")
         expected = self.embedder.dimension if self.embedder else vectors.shape[1]
         if vectors.shape[1] != expected:
             raise FeatureError(f"embeddings have {vectors.shape[1]} columns, the policy was fitted on {expected}")

@@ -39,6 +39,8 @@ class PolicyRegistry:
             text = self.pointer.read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return None
+        except UnicodeDecodeError as error:
+            raise PolicyError(f"{self.pointer}: is not text: {error}") from error
         if not text:
             return None
         if not _VERSION.fullmatch(text):

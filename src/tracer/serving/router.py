@@ -18,10 +18,10 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.errors import EmbedderError, PolicyError, RouteError
+from tracer.errors import EmbedderError, FeatureError, PolicyError, RouteError
 from tracer.features.dense import PROBE_TEXTS, Embedder, checked, same_embedder
 from tracer.features.sources import embedder_from_name
-from tracer.policies.policy import Policy
+from tracer.policies.policy import Inputs, Policy
 from tracer.policies.registry import PolicyRegistry
 from tracer.serving.teachers import AsyncTeacher, Teacher
 from tracer.types import Answer, Decisions, Float32, Reason
@@ -81,11 +81,17 @@ class Router:
         ``embedder``: an embedder, or the name of one; by default the one the policy names, where it can be
         made again from its name. Raises PolicyError, ArchiveError or EmbedderError.
         """
-        policy = PolicyRegistry(home).load(version)
+        registry = PolicyRegistry(home)
+        if version is None and registry.active_version() is None and registry.pointer.exists():
+            # Set aside on purpose: a service that restarts must go on, with the teacher.
+            return cls(None, teacher=teacher, async_teacher=async_teacher)
+        policy = registry.load(version)
         made = embedder_from_name(embedder) if isinstance(embedder, str) else embedder
         remembered = policy.task.get("embedder")
         if made is None and policy.embedder is not None and remembered:
             made = embedder_from_name(str(remembered))
+        if made is None and "dense" in policy.needs:
+            log.warning("policy %s reads embeddings: route with embeddings, or give Router an embedder", policy.version)
         return cls(policy, teacher=teacher, async_teacher=async_teacher, embedder=made)
 
     @property
@@ -138,8 +144,15 @@ class Router:
         return self._finish(drafts, began, {0: label})[0]
 
     def decide(self, texts: Sequence[str] | None = None, embeddings: NDArray[np.floating] | None = None) -> Decisions:
-        """Decisions for n inputs; a failure on the surrogate side defers all n and is counted."""
-        n = len(texts) if texts is not None else len(embeddings) if embeddings is not None else 0
+        """Decisions for n inputs; a failure on the surrogate side defers and is counted.
+
+        Raises RouteError where there is nothing to decide on, or texts and embeddings are not as many.
+        """
+        # What the caller got wrong is the caller's to hear; what fails inside goes to the teacher.
+        try:
+            n = Inputs.of(texts, embeddings).n
+        except FeatureError as error:
+            raise RouteError(str(error)) from error
         if switched_off():
             return self._defer_all(n, "kill_switch")
         if self.policy is None:

@@ -21,29 +21,28 @@ def p_value(n_disagreed: ArrayLike, n_handled: ArrayLike, target: float) -> NDAr
 
     Arrays broadcast. Where nothing is handled the p-value is 1.
     """
-    n = np.asarray(n_handled, dtype=np.float64)
+    n = np.asarray(n_handled).astype(np.int64)
     k = np.asarray(n_disagreed, dtype=np.float64)
     if np.any(k > n) or np.any(k < 0):
         raise ValueError("n_disagreed must lie between 0 and n_handled")
-    out = special.bdtr(k, np.maximum(n, 1), 1.0 - target)
-    return np.asarray(np.where(n > 0, out, 1.0), dtype=np.float64)
+    return np.asarray(np.where(n > 0, _cdf(k, n, target), 1.0), dtype=np.float64)
 
 
 def most_disagreements(n_handled: ArrayLike, target: float, level: float) -> NDArray[np.int64]:
     """Largest count with ``p_value(count, n_handled, target) <= level``; -1 where even 0 is too many."""
-    n = np.asarray(n_handled, dtype=np.float64)
-    safe = np.maximum(n, 1.0)
-    found = np.floor(np.nan_to_num(special.bdtrik(level, safe, 1.0 - target), nan=-1.0)).clip(-1.0, safe)
-    # The inverse is continuous and rounded: settle each count by the test itself.
-    for step in (1.0, 0.0):
-        higher = np.minimum(found + step, safe)
-        found = np.where(
-            special.bdtr(np.maximum(higher, 0.0), safe, 1.0 - target) <= level, np.maximum(higher, 0.0), found
-        )
-    clears = (found >= 0) & (special.bdtr(np.maximum(found, 0.0), safe, 1.0 - target) <= level)
-    found = np.where(clears, found, found - 1.0)
-    clears = (found >= 0) & (special.bdtr(np.maximum(found, 0.0), safe, 1.0 - target) <= level)
-    return np.where(clears & (n > 0), found, -1.0).astype(np.int64)
+    n = np.asarray(n_handled).astype(np.int64)
+    guess = np.floor(np.nan_to_num(special.bdtrik(level, np.maximum(n, 1), 1.0 - target), nan=-1.0))
+    # The inverse is continuous and rounded: the test itself settles each count.
+    count = np.clip(guess + 1.0, -1.0, n)
+    for _ in range(3):
+        fails = (count >= 0) & ((n == 0) | (_cdf(np.maximum(count, 0.0), n, target) > level))
+        count = np.where(fails, count - 1.0, count)
+    return np.asarray(count, dtype=np.int64)
+
+
+def _cdf(k: NDArray[np.float64], n: NDArray[np.int64], target: float) -> NDArray[np.float64]:
+    """P(Binomial(n, 1 - target) <= k). With integer n scipy takes its fast loop."""
+    return np.asarray(special.bdtr(k, np.maximum(n, 1), 1.0 - target), dtype=np.float64)
 
 
 def agreement_lower(n_agreed: int, n_handled: int, level: float) -> float:
@@ -70,7 +69,9 @@ def n_min(target: float, level: float) -> int:
 
     Solves target**n <= level.
     """
-    return math.ceil(math.log(level) / math.log(target))
+    n = max(math.ceil(math.log(level) / math.log(target)), 1)
+    # The quotient of two rounded logarithms may lie just above a whole number.
+    return n - 1 if n > 1 and target ** (n - 1) <= level else n
 
 
 def _check_counts(n_agreed: int, n_handled: int) -> None:

@@ -12,11 +12,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tracer.stats import binomial
 
-_MONTE_CARLO = 50_000
+_MONTE_CARLO = 20_000
 _MONTE_CARLO_SEED = 20260414
 
 
@@ -33,26 +33,30 @@ def multi_start(p_values: NDArray[np.float64], starts: Sequence[int], level: flo
     return max(fixed_sequence(p_values, start, level) for start in starts)
 
 
-def multi_start_level(
-    n_shadow: int, coverages: NDArray[np.float64], starts: Sequence[int], target: float, delta: float
-) -> float:
+def multi_start_level(handled: ArrayLike, starts: Sequence[int], target: float, delta: float) -> float:
     """Common level x <= delta for chains from several starts, so that the family-wise error stays <= delta.
 
-    ``coverages`` (G,) ascending: the share expected to be handled at each step of the chain.
-    Assumes that selective risk crosses 1 - target once along the chain (disagreement does not rise with the
-    score). Then, with g* the first true hypothesis, an error needs p[g*] <= x or p[s] <= x for a start
-    s > g*; x solves sup over g* of that probability <= delta in the least favourable case, disagreement at
-    exactly 1 - target everywhere, by seeded simulation with one standard error kept in hand. Without
-    the assumption ``delta / len(starts)`` is valid, and is the floor of what is returned.
+    ``handled`` (G,) are the counts handled at each step of the chain, ascending; labels play no part. Assumes
+    that disagreement does not rise with the score. Then, with g* the first true hypothesis, an error needs
+    p[g*] <= x or p[s] <= x for a start s > g*; x solves sup over g* of that probability <= delta in the least
+    favourable case, disagreement at exactly 1 - target everywhere, by seeded simulation given the counts, with
+    one standard error kept in hand. Without the assumption ``delta / len(starts)`` is valid, and is the floor
+    of what is returned.
     """
     ordered = sorted(set(starts))
-    if len(ordered) == 1:
-        return delta
-    last = len(coverages) - 1
-    columns = sorted({*ordered, *(min(s + 1, last) for s in ordered)})
-    n, k = _simulate(n_shadow, coverages[columns], 1.0 - target)
-    p = binomial.p_value(k, n, target)
+    floor = delta / len(ordered)
     rank = int(delta * _MONTE_CARLO - math.sqrt(delta * (1 - delta) * _MONTE_CARLO)) - 1
+    if len(ordered) == 1 or rank < 0:
+        return floor
+    counts = np.asarray(handled).astype(np.int64)
+    last = len(counts) - 1
+    columns = sorted({*ordered, *(min(s + 1, last) for s in ordered)})
+    bands = np.diff(counts[columns], prepend=0)
+    wrong = np.random.default_rng(_MONTE_CARLO_SEED).binomial(bands, 1.0 - target, size=(_MONTE_CARLO, len(bands)))
+    wrong = wrong.cumsum(axis=1)
+    # One p-value for each count that can occur, then look up: the simulation repeats few counts very often.
+    tables = [binomial.p_value(np.arange(n + 1), n, target) for n in counts[columns]]
+    p = np.stack([table[wrong[:, i]] for i, table in enumerate(tables)], axis=1)
     level = delta
     for i in range(len(ordered)):
         first = [] if i == 0 else [min(ordered[i - 1] + 1, last)]
@@ -60,18 +64,7 @@ def multi_start_level(
         smallest = np.partition(p[:, involved].min(axis=1), rank)[rank]
         # Strictly below the rank-th smallest minimum: discrete p-values tie.
         level = min(level, float(np.nextafter(smallest, 0.0)))
-    return max(level, delta / len(ordered))
-
-
-def _simulate(
-    n_shadow: int, coverages: NDArray[np.float64], rate: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Handled and disagreeing counts (runs, columns) at nested coverages, disagreement ``rate`` everywhere."""
-    rng = np.random.default_rng(_MONTE_CARLO_SEED)
-    bands = np.diff(np.concatenate([[0.0], coverages, [1.0]])).clip(0.0)
-    counts = rng.multinomial(n_shadow, bands / bands.sum(), size=_MONTE_CARLO)[:, :-1]
-    wrong = rng.binomial(counts, rate)
-    return counts.cumsum(axis=1), wrong.cumsum(axis=1)
+    return max(level, floor)
 
 
 def spending(delta: float, attempt: int) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracer import storage
 from tracer.errors import TraceError
@@ -58,33 +59,22 @@ class TraceStore:
             lines = (folder / _TRACES).read_text(encoding="utf-8").split("\n")
             rows = [json.loads(line) for line in lines if line]
             dense = np.load(folder / _EMBEDDINGS, allow_pickle=False) if meta["embedder"] else None
-        except (OSError, ValueError, KeyError) as error:
+            if len(rows) != meta["n"]:
+                raise TraceError(f"{len(rows)} traces are there, {meta['n']} were written")
+            return _dataset(meta, rows, dense)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise TraceError(f"{folder}: the snapshot cannot be read: {error}") from error
-        declared = meta["labels"]
-        return Dataset.from_columns(
-            [row["label"] for row in rows],
-            texts=[row["text"] for row in rows] if meta["has_texts"] else None,
-            dense=dense,
-            embedder=EmbedderIdentity(**meta["embedder"]) if meta["embedder"] else None,
-            space=LabelSpace(tuple(declared), declared=True) if declared else None,
-            ids=[row["id"] for row in rows],
-            origins=[row["origin"] for row in rows],
-            groups=[row.get("group") for row in rows],
-            times=[float("nan") if row.get("time") is None else row["time"] for row in rows],
-            truth=[row.get("truth") for row in rows],
-            teachers=[row.get("teacher") for row in rows],
-        )
 
     def save(self, dataset: Dataset) -> str:
         """Write a new snapshot and drop all but the newest two."""
-        lines = "".join(json.dumps(_row(dataset, i), ensure_ascii=False) + "\n" for i in range(len(dataset)))
+        lines = "".join(json.dumps(_row(dataset, i)) + "\n" for i in range(len(dataset)))
         meta = {
             "n": len(dataset),
             "has_texts": dataset.texts is not None,
             "labels": list(dataset.space.names) if dataset.space.declared else None,
             "embedder": asdict(dataset.embedder or _unknown(dataset)) if dataset.dense is not None else None,
         }
-        files = {_TRACES: lines.encode(), _META: json.dumps(meta, ensure_ascii=False).encode()}
+        files = {_TRACES: lines.encode(), _META: json.dumps(meta).encode()}
         if dataset.dense is not None:
             buffer = io.BytesIO()
             np.save(buffer, dataset.dense, allow_pickle=False)
@@ -143,6 +133,23 @@ def merge(old: Dataset, new: Dataset) -> Merge:
         teachers=[*old.teachers, *added.teachers],
     )
     return Merge(both, len(fresh), len(new) - len(fresh), tuple(relabelled))
+
+
+def _dataset(meta: dict[str, Any], rows: list[dict[str, Any]], dense: NDArray[np.floating] | None) -> Dataset:
+    declared = meta["labels"]
+    return Dataset.from_columns(
+        [row["label"] for row in rows],
+        texts=[row["text"] for row in rows] if meta["has_texts"] else None,
+        dense=dense,
+        embedder=EmbedderIdentity(**meta["embedder"]) if meta["embedder"] else None,
+        space=LabelSpace(tuple(declared), declared=True) if declared else None,
+        ids=[row["id"] for row in rows],
+        origins=[row["origin"] for row in rows],
+        groups=[row.get("group") for row in rows],
+        times=[float("nan") if row.get("time") is None else row["time"] for row in rows],
+        truth=[row.get("truth") for row in rows],
+        teachers=[row.get("teacher") for row in rows],
+    )
 
 
 def _row(dataset: Dataset, i: int) -> dict[str, Any]:
