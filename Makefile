@@ -5,7 +5,7 @@ ENCODER_VENV := .venv-encoder
 STAMP := $(VENV)/.installed
 ENCODER_STAMP := $(ENCODER_VENV)/.installed
 
-.PHONY: help demo test test-slow test-encoder lint types format bench bench-peer clean
+.PHONY: help demo test test-slow test-encoder lint types format bench bench-ablations bench-peer clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -48,6 +48,10 @@ format: $(STAMP)  ## Rewrite the sources in the house format
 
 bench: $(ENCODER_STAMP)  ## Benchmarks on public data: DATA=folder; results as JSON, tables in docs/benchmarks.md
 	$(ENCODER_VENV)/bin/python -m benchmarks.core --data $(DATA)
+	$(ENCODER_VENV)/bin/python -m benchmarks.tables
+
+bench-ablations: $(ENCODER_STAMP)  ## What each part of the learner brings: DATA=folder
+	$(ENCODER_VENV)/bin/python -m benchmarks.ablations --data $(DATA)
 	$(ENCODER_VENV)/bin/python -m benchmarks.tables
 
 bench-peer: $(ENCODER_STAMP)  ## Fit time beside tracer-llm: DATA=folder PEER=python of its environment

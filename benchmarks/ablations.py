@@ -14,22 +14,18 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from benchmarks.common import Task, arguments, load_task, silent, write_result
 from tracer.features.lexical import LexicalFeatures
 from tracer.learning import fitting, pool, selection
-from tracer.learning.acceptors import Reliability
 from tracer.learning.candidates import Rules
 from tracer.learning.crossfit import Anchors, CrossFit, Member, cross_fit
-from tracer.learning.fitting import RuleSettings
+from tracer.learning.fitting import OutOfFoldNeighbours, RuleSettings
 from tracer.pipeline.training import anchors_of
 from tracer.traces.rooms import fold_ids
-from tracer.types import Bool, Dataset, Float32, Float64, Int32
+from tracer.types import Bool, Float32, Float64, Int32
 
 _TARGETS = (0.95, 0.97, 0.98)
-_NEIGHBOURS, _PROTOTYPES = 10, 2000
 _SETTINGS = RuleSettings("off", Rules())
 _Cells = dict[str, list[dict[str, float]]]
 
@@ -68,9 +64,12 @@ def run(task: Task, n: int, seed: int, cells: _Cells) -> None:
             )
             paper = fitting.fit_acceptor(own, *_predictions(own, room.y), folds, len(room.space), paper=True)
             cells[label + ", the paper's acceptor"].append(measure(paper.probability(paper.features(views)[1]), agree))
-            cells[label + ", with neighbours"].append(
-                measure(_with_neighbours(built, own, views, room, rest, folds), agree)
-            )
+            if "kernel" in label:
+                continue
+            near = OutOfFoldNeighbours.of(room.dense, room.y, folds, len(room.space), 0)
+            with_near = fitting.build(members, room.y, folds, len(room.space), _SETTINGS, near)
+            scored = with_near.candidate.score(held)  # type: ignore[arg-type]
+            cells[label + ", with neighbours"].append(measure(scored.scores, scored.predicted == rest.y))
 
 
 def _combinations(cross: CrossFit) -> Iterable[tuple[str, tuple[Member, ...]]]:
@@ -90,47 +89,6 @@ def _combinations(cross: CrossFit) -> Iterable[tuple[str, tuple[Member, ...]]]:
 def _predictions(views: tuple[Float32, ...], y: Int32) -> tuple[Int32, Bool]:
     predicted = np.sum(views, axis=0).argmax(axis=1).astype(np.int32)
     return predicted, predicted == y
-
-
-def _with_neighbours(
-    built: fitting.Trained,
-    own: tuple[Float32, ...],
-    views: tuple[Float32, ...],
-    room: Dataset,
-    rest: Dataset,
-    folds: NDArray[np.int8],
-) -> Float64:
-    """Scores of an acceptor that also sees five features of the nearest of at most 2,000 prototypes."""
-    assert room.dense is not None
-    assert rest.dense is not None
-    acceptor, k = built.candidate.acceptor, len(room.space)
-    predicted, agree = _predictions(own, room.y)
-    _, features, _ = acceptor.features(own)
-    for fold in np.unique(folds):
-        inside = folds == fold
-        others = Reliability.of(predicted[~inside], agree[~inside].astype(np.float64), k)
-        features[inside, -2:] = others.columns(predicted[inside])
-    kept = np.random.default_rng(0).permutation(len(room))[:_PROTOTYPES]
-    similar = room.dense @ room.dense[kept].T
-    similar[folds[:, None] == folds[kept][None, :]] = -1.0  # a row's neighbours come from the other folds
-    train = np.hstack([features, _neighbour_columns(similar, room.y[kept], predicted)])
-    held_predicted, held_features, _ = acceptor.features(views)
-    held = np.hstack([held_features, _neighbour_columns(rest.dense @ room.dense[kept].T, room.y[kept], held_predicted)])
-    centre, scale = train.mean(axis=0), train.std(axis=0) + 1e-9
-    model = LogisticRegression(max_iter=2000).fit((train - centre) / scale, agree)
-    return np.asarray(model.decision_function((held - centre) / scale), dtype=np.float64)
-
-
-def _neighbour_columns(similar: Float32, labels: Int32, predicted: Int32) -> Float64:
-    near = np.argpartition(-similar, _NEIGHBOURS, axis=1)[:, :_NEIGHBOURS]
-    value = np.take_along_axis(similar, near, axis=1)
-    same = labels[near] == predicted[:, None]
-    weight = np.exp(10.0 * value)
-    alike = labels[None, :] == predicted[:, None]
-    best = np.where(alike, similar, 0.0).max(axis=1)
-    other = np.where(alike, 0.0, similar).max(axis=1)
-    share = (weight * same).sum(axis=1) / weight.sum(axis=1)
-    return np.stack([value.max(axis=1), value.mean(axis=1), share, best - other, best], axis=1).astype(np.float64)
 
 
 def main() -> None:

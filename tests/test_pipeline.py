@@ -328,8 +328,6 @@ def test_the_encoders_vectors_are_kept_with_the_policy(messages: Dataset) -> Non
     k = len(dataset.space)
     vectors = np.ones((k, 384), dtype=np.float32)
     encodings = Encodings(np.eye(8, 384, dtype=np.float32), dataset.space.names, vectors)
-        np.eye(8, 384, dtype=np.float32), tuple(small.space.names), np.ones((k, 384), dtype=np.float32)
-    )
     policy, _ = certified(pipeline.fit(dataset, BOTH, encodings=encodings))
     assert policy.probes is not None
     assert np.array_equal(policy.probes, encodings.probes)

@@ -60,7 +60,10 @@ class FrontierPoint:
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """All that a reader needs to judge a fit. Counts are integers, rates lie in [0, 1]."""
+    """All that a reader needs to judge a fit. Counts are integers, rates lie in [0, 1].
+
+    ``n_outside`` traces carry a label that is not learned; ``n_most_repeated`` shadow traces share one text.
+    """
 
     config: dict[str, Any]
     n_traces: int
@@ -68,6 +71,7 @@ class FitReport:
     n_shadow: int
     n_set_aside: int
     n_outside: int
+    n_most_repeated: int
     n_trainings: int
     members: tuple[MemberSummary, ...]
     dropped: tuple[tuple[str, str, bool], ...]

@@ -17,6 +17,8 @@ from tracer.cli.common import out, percent, usd
 from tracer.pipeline import Certified, Refused, Verdict
 from tracer.stats import binomial
 
+_ATOM = 0.02
+"""Share of one text among the shadow traces above which a reader is told."""
 _LIKELY = 0.05
 """Mean coverage below which a gate refuses more often than not."""
 
@@ -68,6 +70,11 @@ def show_verdict(verdict: Verdict) -> None:
     if report.n_outside:
         out.print(
             f"{report.n_outside:,} carry a label that is not learned: they count as disagreements when certifying"
+        )
+    if report.n_most_repeated > _ATOM * report.n_shadow:
+        out.print(
+            f"[yellow]one text makes up {report.n_most_repeated / report.n_shadow:.0%} of the traces that certify: "
+            f"the certificate leans on it (docs/guarantee.md, Atoms)[/]"
         )
     for name, reason, failed in report.dropped:
         if failed:

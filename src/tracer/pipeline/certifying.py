@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -27,6 +28,7 @@ from tracer.pipeline.verdicts import Certified, Refused, Verdict
 from tracer.policies import archive
 from tracer.policies.policy import Family, FirstStage, Inputs, Policy
 from tracer.stats import testing
+from tracer.traces.rooms import room_keys
 from tracer.types import OUTSIDE
 
 _AS_CHEAP = 0.04
@@ -226,6 +228,7 @@ def _report(
         n_shadow=shop.n_shadow,
         n_set_aside=len(shop.rooms.set_aside),
         n_outside=int((shop.dataset.y == OUTSIDE).sum()),
+        n_most_repeated=max(Counter(room_keys(shop.dataset, shop.rooms.shadow)).values(), default=0),
         n_trainings=shop.cross.n_trainings,
         members=member_summaries(
             shop.cross.members, [c.trained for c in shop.contenders if c.first is None], config.target

@@ -198,7 +198,8 @@ def _gate(
     passed = n_handled >= max(config.coverage_floor * len(shadow), 1) and n_agreed >= target * n_handled
     report = FitReport(
         config=config.as_dict(), n_traces=len(dataset), n_train=len(train), n_shadow=len(shadow), n_set_aside=0,
-        n_outside=int((dataset.y == OUTSIDE).sum()), n_trainings=len(members), members=members, dropped=failed,
+        n_outside=int((dataset.y == OUTSIDE).sum()), n_most_repeated=0,
+        n_trainings=len(members), members=members, dropped=failed,
         proposals=(), attempts=(replace(attempt, certified=passed),), frontier=(),
         classes=class_table(shadow, handled, shadow_agree, dataset.space), seconds={},
     )  # fmt: skip
