@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from tracer.learning.surrogates import BlockName, Blocks
 from tracer.types import Bool, Float32, Int32
 
 _CLEARLY = 3.0
+_LOOK_ROWS, _LOOK_FACTOR = 2000, 2
 _FAILURES = (TracerError, ValueError, ArithmeticError, MemoryError)
 """What a recipe may raise without ending the fit: it is dropped by name and reason."""
 
@@ -104,8 +105,9 @@ def cross_fit(
         families.setdefault((learner.family, learner.block), []).append(learner)
     # Families are trained beside each other, each on one thread: their results do not depend on the order.
     with _one_thread_each(len(y)), ThreadPoolExecutor(_workers(len(y))) as workers:
-        count = _Count(progress, len(usable) + len(families) * n_folds)
-        tried = list(workers.map(lambda variants: _screen_family(variants, bench, count), families.values()))
+        count = _Count(progress, len(usable) + len(families) * (n_folds + 1))
+        contenders = _first_look(families, bench, workers, count, dropped)
+        tried = list(workers.map(lambda variants: _screen_family(variants, bench, count), contenders))
         screened = [run for runs, _ in tried for run in runs]
         dropped += [drop for _, failures in tried for drop in failures]
         survivors = _survivors(screened, dropped)
@@ -148,6 +150,38 @@ def _one_thread_each(n_rows: int) -> AbstractContextManager[object]:
     return threadpool_limits(1, user_api="blas") if n_rows <= _LARGE else nullcontext()
 
 
+def _first_look(
+    families: Mapping[tuple[str, BlockName], list[Learner]],
+    bench: _Bench,
+    workers: ThreadPoolExecutor,
+    count: _Count,
+    dropped: list[Dropped],
+) -> list[list[Learner]]:
+    """Families worth a whole fold. In large fits each shows itself first on a few rows of the first fold, where
+    its block has rivals: what is clearly worse there goes no further (a rung of successive halving)."""
+    blocks = [block for _, block in families]
+    rivals = [v for (_, block), v in families.items() if blocks.count(block) > 1]
+    if (bench.folds != 0).sum() < _LOOK_FACTOR * _LOOK_ROWS or not rivals:
+        return list(families.values())
+
+    def look(variants: list[Learner]) -> _Run | Dropped:
+        count.step(f"a first look at {variants[-1].name}")
+        run = _Run(variants[-1], bench, None)
+        try:
+            run.look(_LOOK_ROWS)
+        except _FAILURES as error:
+            return _failed(run.learner, error)
+        return run
+
+    looks = list(workers.map(look, rivals))
+    dropped += [result for result in looks if isinstance(result, Dropped)]
+    kept = {
+        (run.learner.family, run.learner.block)
+        for run in _survivors([r for r in looks if isinstance(r, _Run)], dropped, f"{_LOOK_ROWS:,} rows")
+    }
+    return [v for key, v in families.items() if v not in rivals or key in kept]
+
+
 def _screen_family(variants: Sequence[Learner], bench: _Bench, count: _Count) -> tuple[list[_Run], list[Dropped]]:
     runs: list[_Run] = []
     failures = []
@@ -178,7 +212,7 @@ def _failed(learner: Learner, error: Exception) -> Dropped:
     return Dropped(learner.name, f"{type(error).__name__}: {error}", failed=True)
 
 
-def _survivors(screened: list[_Run], dropped: list[Dropped]) -> list[_Run]:
+def _survivors(screened: list[_Run], dropped: list[Dropped], where: str = "the first fold") -> list[_Run]:
     """Keep the best variant of each family, and no family that is clearly worse than the best of its block.
 
     Clearly: over the same held-out rows, its wins and losses against the best differ by more than
@@ -198,7 +232,7 @@ def _survivors(screened: list[_Run], dropped: list[Dropped]) -> list[_Run]:
         if run is not winner:
             dropped.append(Dropped(run.learner.name, f"{winner.learner.name} does better on the first fold"))
         elif losses - wins > _CLEARLY * math.sqrt(wins + losses):
-            why = f"against {top.learner.name} it loses {losses} rows of the first fold and wins {wins}"
+            why = f"fitted on {where} it loses {losses} rows against {top.learner.name} and wins {wins}"
             dropped.append(Dropped(run.learner.name, why))
         else:
             kept.append(run)
@@ -236,6 +270,15 @@ class _Run:
         self.seconds = 0.0
         self.loss = 0.0
         self.hits: Bool = np.zeros(0, dtype=np.bool_)
+
+    def look(self, n_rows: int) -> None:
+        """Train on a few rows outside the first fold, evenly spaced, and see how the first fold does."""
+        bench = self.bench
+        rest, out = np.flatnonzero(bench.folds != 0), np.flatnonzero(bench.folds == 0)
+        rows = rest[np.linspace(0, len(rest) - 1, n_rows).astype(np.intp)]
+        logits = bench.logits(self.learner, bench.train(self.learner, rows, None), out)
+        self.loss = blending.fit_weights((logits,), bench.y[out])[1]
+        self.hits = logits.argmax(axis=1) == bench.y[out]
 
     def fold(self, fold: int) -> None:
         bench = self.bench

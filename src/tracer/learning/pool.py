@@ -148,7 +148,7 @@ def _kernel(block: Block, y: Int32, k: int, start: Head | None, seed: int) -> He
 def _sgd(block: Block, y: Int32, k: int, start: Head | None, seed: int) -> Head:
     scaling = Scaling.of(np.asarray(block))
     # A fixed number of passes: averaging makes a stopping rule needless.
-    model = SGDClassifier(loss="log_loss", alpha=1e-4, max_iter=15, tol=None, random_state=seed, average=True)
+    model = SGDClassifier(loss="log_loss", alpha=1e-4, max_iter=6, tol=None, random_state=seed, average=True)
     model.fit(scaling.apply(np.asarray(block)), y)
     coefficients = np.asarray(model.coef_.T, dtype=np.float32), np.asarray(model.intercept_, dtype=np.float32)
     weights, bias = _both_classes(*coefficients)
