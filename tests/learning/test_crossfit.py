@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tracer.errors import TrainingError
 from tracer.learning.crossfit import Anchors, CrossFit, cross_fit
-from tracer.learning.heads import Block, Head
+from tracer.learning.heads import Block, Head, LinearHead
 from tracer.learning.pool import Learner
 from tracer.types import Float32, Int32
 
@@ -120,7 +120,7 @@ def test_a_family_that_is_clearly_worse_is_dropped_with_its_figures() -> None:
     assert [m.learner.family for m in cross.members] == ["good"]
     assert [(d.name, d.failed) for d in cross.dropped] == [("dense bad", False)]
     n = int((IN_FOLD == 0).sum())
-    assert cross.dropped[0].reason == f"against dense good it loses {n} rows of the first fold and wins 0"
+    assert cross.dropped[0].reason == f"fitted on the other folds it loses {n} rows to dense good and wins 0"
     assert len(bad.trained) == 1
 
 
@@ -173,3 +173,27 @@ def test_progress_rises_and_never_passes_its_end() -> None:
     assert done == sorted(done)
     assert len(steps) >= 2 * (FOLDS + 1)
     assert all(0 <= d <= t for d, t in steps)
+
+
+def test_a_large_fit_takes_a_first_look_at_rivals() -> None:
+    """A clearly worse family is trained on a few rows only, and never on a whole fold."""
+    rng = np.random.default_rng(3)
+    n = 6000
+    y = rng.integers(0, 2, n).astype(np.int32)
+    block = np.stack([y + rng.normal(0, 0.1, n), rng.normal(0, 1, n)], axis=1).astype(np.float32)
+    folds = (np.arange(n) % 5).astype(np.int8)
+    sizes: dict[str, list[int]] = {"good": [], "bad": []}
+
+    def recipe(name: str, sign: float) -> Learner:
+        def train(rows: Block, labels: Int32, k: int, start: Head | None, seed: int) -> Head:
+            sizes[name].append(len(labels))
+            weights = np.array([[-sign, sign], [0.0, 0.0]], dtype=np.float32)
+            return LinearHead(weights, np.array([0.5 * sign, -0.5 * sign], dtype=np.float32))
+
+        return Learner(name, "dense", train)
+
+    cross = cross_fit([recipe("good", 1.0), recipe("bad", -1.0)], {"dense": block}, y, folds, 2, 0, lambda *_: None)
+    assert [m.learner.family for m in cross.members] == ["good"]
+    assert sizes["bad"] == [2000]
+    assert sizes["good"] == [2000, *[4800] * 5, 6000]
+    assert [d.reason.startswith("fitted on 2,000 rows it loses") for d in cross.dropped] == [True]

@@ -212,7 +212,7 @@ def _failed(learner: Learner, error: Exception) -> Dropped:
     return Dropped(learner.name, f"{type(error).__name__}: {error}", failed=True)
 
 
-def _survivors(screened: list[_Run], dropped: list[Dropped], where: str = "the first fold") -> list[_Run]:
+def _survivors(screened: list[_Run], dropped: list[Dropped], where: str = "the other folds") -> list[_Run]:
     """Keep the best variant of each family, and no family that is clearly worse than the best of its block.
 
     Clearly: over the same held-out rows, its wins and losses against the best differ by more than
@@ -232,7 +232,7 @@ def _survivors(screened: list[_Run], dropped: list[Dropped], where: str = "the f
         if run is not winner:
             dropped.append(Dropped(run.learner.name, f"{winner.learner.name} does better on the first fold"))
         elif losses - wins > _CLEARLY * math.sqrt(wins + losses):
-            why = f"fitted on {where} it loses {losses} rows against {top.learner.name} and wins {wins}"
+            why = f"fitted on {where} it loses {losses} rows to {top.learner.name} and wins {wins}"
             dropped.append(Dropped(run.learner.name, why))
         else:
             kept.append(run)
