@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tracer import flywheel
+from tracer import flywheel, storage
 from tracer.config import FitConfig
 from tracer.errors import BadTraceError, ConfigError, EmbedderError, FeatureError, TraceError, TracerError
 from tracer.features.dense import PROBE_TEXTS, CallableEmbedder
@@ -64,7 +64,7 @@ def test_a_fit_leaves_a_version_the_traces_and_the_settings(
     assert settings is not None
     assert settings.config == replace(LEXICAL, shadow_share=0.3), "the share is kept, so no trace changes room"
     assert (settings.embedder, settings.attempts) == (None, 1)
-    assert sorted(p.name for p in folder.iterdir()) == ["ACTIVE", "policies", "settings.json", "traces"]
+    assert sorted(p.name for p in folder.iterdir()) == [".lock", "ACTIVE", "policies", "settings.json", "traces"]
 
 
 def test_without_a_home_nothing_is_written(
@@ -321,3 +321,30 @@ def test_a_text_with_a_lone_surrogate_is_fitted_and_kept(small_texts: Dataset, t
     verdict = flywheel.fit(replace(small_texts, texts=texts), home=tmp_path / "h", config=LEXICAL)
     assert isinstance(verdict, Certified)
     assert TraceStore(tmp_path / "h").load().texts == texts
+
+
+def test_equal_texts_without_ids_are_new_requests_in_another_log(small_texts: Dataset, tmp_path: Path) -> None:
+    texts, labels = list(small_texts.texts or ())[:400], list(small_texts.labels)[:400]
+    flywheel.fit(texts=texts, labels=labels, target=0.6, features="lexical", home=tmp_path)
+    more = flywheel.update(
+        texts=[*texts[:50], "something that nobody said before"], labels=[*labels[:50], labels[0]], home=tmp_path
+    )
+    assert more.report.n_traces == 451
+    with pytest.raises(TraceError, match="known here already"):
+        flywheel.update(texts=texts, labels=labels, home=tmp_path)
+
+
+def test_a_refused_fit_leaves_what_stands(small_texts: Dataset, tmp_path: Path) -> None:
+    flywheel.fit(small_texts, target=0.6, features="lexical", home=tmp_path)
+    before = (tmp_path / "ACTIVE").read_text(), TraceStore(tmp_path).load().ids
+    verdict = flywheel.fit(small_texts.take(np.arange(60)), target=0.99, features="lexical", home=tmp_path)
+    assert isinstance(verdict, Refused)
+    assert ((tmp_path / "ACTIVE").read_text(), TraceStore(tmp_path).load().ids) == before
+    settings = flywheel.Settings.read(tmp_path)
+    assert settings is not None
+    assert (settings.config.target, settings.attempts) == (0.6, 2)
+
+
+def test_two_fits_at_once_in_one_home(small_texts: Dataset, tmp_path: Path) -> None:
+    with storage.locked(tmp_path), pytest.raises(TracerError, match="another process is fitting here"):
+        flywheel.fit(small_texts, target=0.6, features="lexical", home=tmp_path)

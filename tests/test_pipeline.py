@@ -225,7 +225,7 @@ def test_an_estimated_policy_trains_on_everything(small_texts: Dataset) -> None:
     policy, certificate = certified(verdict)
     assert certificate.guarantee == policy.certificate.guarantee == "estimated"
     assert verdict.report.n_train == len(small_texts) == certificate.n_shadow
-    assert "this is evidence, not a guarantee" in certificate.statement()
+    assert "evidence, not a guarantee" in certificate.statement()
     assert certificate.split == "out of fold on all traces"
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer.errors import FeatureError, TraceError, TracerError
-from tracer.types import OUTSIDE, Answer, Dataset, Decisions, EmbedderIdentity, LabelSpace, Trace, Usage
+from tracer.types import GENERATED, OUTSIDE, Answer, Dataset, Decisions, EmbedderIdentity, LabelSpace, Trace, Usage
 
 DENSE = np.arange(6, dtype=np.float64).reshape(3, 2)
 IDENTITY = EmbedderIdentity("e", 2, "digest")
@@ -71,7 +71,9 @@ def test_observed_labels_code_and_decode(labels: list[str]) -> None:
 
 def test_columns_get_their_neutral_values() -> None:
     plain = Dataset.from_columns(["x", "y"], texts=["one", "two"])
-    assert plain.ids == ("row-0000000", "row-0000001")
+    assert all(key.startswith(GENERATED) for key in plain.ids)
+    twice = Dataset.from_columns(["x", "x"], texts=["one", "one"])
+    assert len(set(twice.ids)) == 2, "equal rows are two requests"
     assert plain.origins == ("bootstrap", "bootstrap")
     assert plain.groups == plain.truth == (None, None)
     assert np.isnan(plain.times).all()

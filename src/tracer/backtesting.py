@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tracer import pipeline
 from tracer.config import FitConfig
 from tracer.errors import ConfigError
-from tracer.pipeline import Certified
+from tracer.pipeline import Certified, Encodings
 from tracer.policies.policy import Policy
 from tracer.stats import binomial
 from tracer.types import Dataset
@@ -56,12 +56,15 @@ def backtest(
     *,
     batches: int = 5,
     on_day: Callable[[Day], None] | None = None,
+    encodings: Encodings | None = None,
 ) -> tuple[Day, ...]:
     """Replay the log: by calendar day (UTC) where all traces carry times, else in ``batches`` equal parts.
 
     The first batch goes to the teacher whole. Raises ConfigError where there are fewer than two batches.
     """
     config = config or FitConfig()
+    # One share for the whole replay: a trace never changes room.
+    config = replace(config, targets=config.targets[:1], shadow_share=config.shadow_share_for(len(dataset)))
     order, cuts, names = _schedule(dataset, batches)
     if len(names) < 2:
         raise ConfigError("a backtest needs at least two batches: the log covers one")
@@ -76,11 +79,11 @@ def backtest(
             handled, agreed = int(decisions.handled.sum()), int((decisions.handled & agree).sum())
         promoted = False
         last = i == len(names) - 1
-        if not last and cuts[i + 1] >= _MIN_FIRST:
-            seen = dataset.take(order[: cuts[i + 1]])
+        seen = dataset.take(order[: cuts[i + 1]])
+        if not last and len(seen) >= _MIN_FIRST and len(set(seen.labels)) > 1:
             if not seen.space.declared:
                 seen = seen.with_space(type(seen.space).observed(seen.labels))
-            verdict = pipeline.fit(seen, replace(config, targets=config.targets[:1]))
+            verdict = pipeline.fit(seen, config, encodings=encodings)
             if isinstance(verdict, Certified):
                 policy, promoted = verdict.policy, True
         coverage = policy.certificate.coverage if policy is not None else None

@@ -7,7 +7,8 @@ between leaves the last good state; a fit that fails leaves everything as it was
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from tracer.features.dense import PROBE_TEXTS, Embedder, checked
 from tracer.features.sources import embedder_from_name
 from tracer.learning.crossfit import Progress
 from tracer.pipeline import Certified, Encodings, Refused, Verdict
-from tracer.policies.registry import PolicyRegistry
+from tracer.policies.registry import SETTINGS, PolicyRegistry
 from tracer.traces.loading import load_dataset
 from tracer.traces.readers import TraceLog
 from tracer.traces.store import TraceStore, merge
@@ -34,7 +35,6 @@ OnRefusal = Literal["keep", "teacher"]
 Traces = str | Path | Dataset | Sequence[Trace]
 
 HOME = ".tracer"
-_SETTINGS = "settings.json"
 _MATCH_TOLERANCE = 5e-3
 
 
@@ -49,12 +49,12 @@ class Settings:
     def write(self, home: Path) -> None:
         """Write ``settings.json`` atomically."""
         content = {"config": self.config.as_dict(), "embedder": self.embedder, "attempts": self.attempts}
-        storage.write_atomic(home / _SETTINGS, json.dumps(content, indent=1).encode())
+        storage.write_atomic(home / SETTINGS, json.dumps(content, indent=1).encode())
 
     @classmethod
     def read(cls, home: Path) -> Settings | None:
         """Settings of a home folder; None where nothing was fitted. Raises ConfigError for a damaged file."""
-        path = home / _SETTINGS
+        path = home / SETTINGS
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls(FitConfig.from_dict(content["config"]), content["embedder"], int(content["attempts"]))
@@ -102,15 +102,21 @@ def fit(
     dataset = read(traces, texts=texts, labels=labels, embeddings=embeddings, label_set=label_set, reader=reader)[0]
     dataset, encodings = embed_dataset(dataset, encoder, config, progress)
     config = replace(config, shadow_share=config.shadow_share_for(len(dataset)))
-    before = Settings.read(Path(home)) if home is not None else None
-    attempt = before.attempts + 1 if before and config.ledger == "lifetime" else 1
-    parent = PolicyRegistry(home).active_version() if home is not None else None
-    verdict = pipeline.fit(
-        dataset, config, progress=progress, now=now, attempt=attempt, parent=parent, encodings=encodings
-    )
     if home is None:
-        return verdict
-    return _commit(Path(home), verdict, dataset, Settings(config, spec, attempt), "keep")
+        return pipeline.fit(dataset, config, progress=progress, now=now, encodings=encodings)
+    folder = Path(home)
+    with _locked(folder):
+        before = Settings.read(folder)
+        attempt = before.attempts + 1 if before else 1
+        parent = PolicyRegistry(folder).active_version()
+        verdict = pipeline.fit(
+            dataset, config, progress=progress, now=now, attempt=attempt, parent=parent, encodings=encodings
+        )
+        if isinstance(verdict, Refused) and before is not None:
+            # What stands here goes on: its traces, its settings, its policy. The attempt counts.
+            replace(before, attempts=attempt).write(folder)
+            return verdict
+        return _commit(folder, verdict, dataset, Settings(config, spec, attempt), "keep")
 
 
 def update(
@@ -128,30 +134,42 @@ def update(
 ) -> Verdict:
     """Merge new traces by id into a home folder, refit with its settings, and gate again.
 
-    A refusal keeps the policy in force (``on_refusal="keep"``) or falls back to the teacher (``"teacher"``).
-    Whatever raises leaves traces and policy as they were.
+    A refusal keeps the policy in force (``on_refusal="keep"``) or falls back to the teacher (``"teacher"``); the
+    traces are kept, since a gate that refuses today may pass with more. Whatever raises leaves traces and
+    policy as they were. The new policy is tested on old shadow traces too: with ``ledger="promotion"`` delta
+    holds for each update, with ``"lifetime"`` over all of them.
     """
     if on_refusal not in ("keep", "teacher"):
         raise ConfigError(f"on_refusal = {on_refusal!r}: must be 'keep' or 'teacher'")
     folder = Path(home)
-    before = Settings.read(folder)
-    if before is None:
+    if Settings.read(folder) is None:
         raise TraceError(f"{folder}: nothing was fitted here yet; run `tracer fit` first")
-    store = TraceStore(folder)
-    old = store.load()
-    spec_or_embedder = embedder if embedder is not None else before.embedder
-    encoder, spec = _encoder(spec_or_embedder, folder / "cache")
-    new = read(traces, texts=texts, labels=labels, embeddings=embeddings, label_set=None, reader=reader)[0]
-    if old.dense is not None or new.dense is None:
-        new, _ = embed_dataset(new, encoder, before.config, progress, wanted=old.dense is not None)
-    merged = merge(old, new).dataset
-    encodings = encode_names(merged, encoder) if encoder is not None and merged.dense is not None else None
-    attempt = before.attempts + 1
-    parent = PolicyRegistry(folder).active_version()
-    verdict = pipeline.fit(
-        merged, before.config, progress=progress, now=now, attempt=attempt, parent=parent, encodings=encodings
-    )
-    return _commit(folder, verdict, merged, replace(before, attempts=attempt, embedder=spec), on_refusal)
+    with _locked(folder):
+        before = Settings.read(folder)
+        if before is None:
+            raise TraceError(f"{folder}: its settings went away")
+        old = TraceStore(folder).load()
+        encoder, spec = _encoder(embedder if embedder is not None else before.embedder, folder / "cache")
+        new = read(traces, texts=texts, labels=labels, embeddings=embeddings, label_set=None, reader=reader)[0]
+        if old.dense is not None or new.dense is None:
+            new, _ = embed_dataset(new, encoder, before.config, progress, wanted=old.dense is not None)
+        merged = merge(old, new)
+        if not merged.n_added:
+            raise TraceError(f"all {len(new):,} traces are known here already: there is nothing to learn from them")
+        encodings = encode_names(merged.dataset, encoder) if encoder and merged.dataset.dense is not None else None
+        attempt = before.attempts + 1
+        parent = PolicyRegistry(folder).active_version()
+        verdict = pipeline.fit(
+            merged.dataset,
+            before.config,
+            progress=progress,
+            now=now,
+            attempt=attempt,
+            parent=parent,
+            encodings=encodings,
+        )
+        after = replace(before, attempts=attempt, embedder=spec or before.embedder)
+        return _commit(folder, verdict, merged.dataset, after, on_refusal)
 
 
 def read(
@@ -244,6 +262,18 @@ def _check_same_vectors(dataset: Dataset, encoder: Embedder) -> None:
             f"the given embeddings are not those of embedder {encoder.identity.name!r}: "
             f"on {len(rows)} texts they differ by up to {worst:.3g}"
         )
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(storage.locked(home))
+        except OSError as error:
+            raise ConfigError(f"home {home}: cannot be written ({error.strerror}: {error.filename})") from error
+        for folder in (home / "policies", home / "traces"):
+            storage.sweep(folder)
+        yield
 
 
 def _commit(home: Path, verdict: Verdict, dataset: Dataset, settings: Settings, on_refusal: OnRefusal) -> Verdict:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from tracer.errors import TracerError
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -48,6 +52,24 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> bool:
         shutil.rmtree(beside, ignore_errors=True)
     sync_folder(folder.parent)
     return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left beside: hold the lock while you do."""
+    for left in folder.glob(".*-*") if folder.is_dir() else ():
+        shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock file; TracerError at once where another process holds it. Freed if the process dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise TracerError(f"{folder}: another process is fitting here; try again when it is done") from error
+        yield
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,16 +5,16 @@ Labels are strings at both ends and ``int32`` codes inside; ``-1`` is a label ou
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from decimal import Decimal
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.errors import FeatureError, TraceError
+from tracer.errors import FeatureError, TraceError, TracerError
 
 _T = TypeVar("_T")
 
@@ -25,6 +25,8 @@ Bool = NDArray[np.bool_]
 
 Origin = Literal["bootstrap", "audit", "deferred", "requested", "fallback", "imported"]
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
+GENERATED = "auto-"
+"""Prefix of ids that Tracer makes up for records without one."""
 _BOOTSTRAP: tuple[Origin, ...] = ("bootstrap",)
 OUTSIDE = -1
 """Code of a label that is not in the label space."""
@@ -183,12 +185,15 @@ class Dataset:
     ) -> Dataset:
         """Build a dataset from columns; what is not given gets its neutral value."""
         n = len(labels)
+        _check_strings("labels", labels)
+        if texts is not None:
+            _check_strings("texts", texts)
         space = space or LabelSpace.observed(labels)
         return cls(
             labels=tuple(labels),
             y=space.encode(labels),
             space=space,
-            ids=tuple(ids) if ids is not None else tuple(f"row-{i:07d}" for i in range(n)),
+            ids=tuple(ids) if ids is not None else generated_ids(labels, texts),
             texts=tuple(texts) if texts is not None else None,
             dense=None if dense is None else np.ascontiguousarray(dense, dtype=np.float32),
             embedder=embedder,
@@ -264,7 +269,7 @@ Reason = Literal[
     "kill_switch",
     "no_policy",
     "error",
-    "requested",
+    "teacher_error",
 ]
 
 
@@ -295,7 +300,7 @@ class Answer:
     """The router's answer to one request.
 
     ``label`` is None only where the input was deferred and no teacher was given.
-    ``latency_s`` counts routing and, where it was asked, the teacher.
+    ``latency_s`` counts routing and, where it was asked, the teacher; ``error`` is the teacher's failure.
     """
 
     label: str | None
@@ -306,12 +311,32 @@ class Answer:
     threshold: float
     policy: str | None
     latency_s: float
-    cost_usd: Decimal | None = None
+    error: TracerError | None = None
 
     @property
     def handled(self) -> bool:
         """True where the surrogate answered."""
         return self.source == "surrogate"
+
+
+def generated_ids(labels: Sequence[str], texts: Sequence[str] | None) -> tuple[str, ...]:
+    """Ids of rows that have none: a digest of the content and a count, so that equal rows stay apart."""
+    seen: dict[str, int] = {}
+    out = []
+    for i, label in enumerate(labels):
+        content = f"{texts[i] if texts is not None else i}\0{label}"
+        digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        seen[digest] = seen.get(digest, -1) + 1
+        out.append(f"{GENERATED}{digest}-{seen[digest]}")
+    return tuple(out)
+
+
+def _check_strings(name: str, values: Sequence[str]) -> None:
+    if isinstance(values, str):
+        raise TraceError(f"{name} must be a sequence of strings, not one string")
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            raise TraceError(f"{name}[{i}] = {value!r}: must be a string")
 
 
 def _check_dense(dense: Float32) -> None:

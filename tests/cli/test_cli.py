@@ -149,7 +149,12 @@ def test_update_merges_and_promotes_or_keeps(log: Path, noise: Path, cut: Datase
     refused = document("update", noise, "--home", home, code=3)
     assert refused["verdict"] == "refused"
     assert PolicyRegistry(home).active_version() == "v0002"
-    document("update", noise, "--home", home, "--on-refusal", "teacher", code=3)
+    again = run("update", noise, "--home", home)
+    assert again.exit_code == 1
+    assert "are known here already" in one_line(again)
+    other = tmp_path / "other.jsonl"
+    other.write_text(noise.read_text(encoding="utf-8").replace('"id": "', '"id": "other-'), encoding="utf-8")
+    document("update", other, "--home", home, "--on-refusal", "teacher", code=3)
     assert PolicyRegistry(home).active_version() is None
     routed = document("route", "a text", "--home", home)
     assert (routed["decision"], routed["reason"]) == ("deferred", "no_policy")

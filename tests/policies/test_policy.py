@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tracer.certification.proposals import ACCEPT_ALL
-from tracer.errors import FeatureError, PolicyError
+from tracer.errors import FeatureError
 from tracer.features.dense import CallableEmbedder
 from tracer.policies.policy import Policy
 from tracer.types import Dataset, Float32
@@ -188,9 +188,3 @@ def test_accept_all_handles_everything_that_no_rule_bars(tiny_policy: Policy) ->
     )
     decisions = barred.decide(["refund my money", "where is my parcel", ""])
     assert decisions.reasons == ("always_defer", "handled", "always_defer")
-
-
-def test_a_label_outside_the_space_is_refused(tiny_policy: Policy) -> None:
-    tiny_policy.check_label("refund")
-    with pytest.raises(PolicyError, match="'rebate' is not one of the policy's 2 labels"):
-        tiny_policy.check_label("rebate")

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -80,7 +79,7 @@ def test_the_surrogate_answers_what_it_handles(tiny_policy: Policy) -> None:
     assert (answer.label, answer.source, answer.reason, answer.handled) == ("refund", "surrogate", "handled", True)
     assert answer.surrogate_label == "refund"
     assert answer.score >= answer.threshold == 0.5
-    assert (answer.policy, answer.cost_usd) == ("v0003", None)
+    assert answer.policy == "v0003"
     assert answer.latency_s > 0
     assert teacher.n_calls == 0
 
@@ -187,7 +186,8 @@ def test_a_broken_policy_defers_and_is_counted_and_logged(
         answer = router.route("a secret text")
     assert (answer.label, answer.source, answer.reason) == ("A SECRET TEXT", "teacher", "error")
     assert router.counts == {"fault:policy": 1, "error": 1}
-    assert "ZeroDivisionError: the head is broken" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    assert "the head is broken" not in caplog.text, "the message of an exception may quote the input"
     assert "secret" not in caplog.text
 
 
@@ -226,7 +226,7 @@ def test_an_embedder_that_raises_defers_and_is_counted(policies: dict[str, Polic
     answers = router.route_many(small.texts[:3])
     assert [a.reason for a in answers] == ["error"] * 3
     assert [a.source for a in answers] == ["teacher"] * 3
-    assert router.counts == {"fault:embedder": 3, "error": 3}
+    assert router.counts == {"fault:embedder": 1, "error": 3}
     given = router.route(small.texts[0], embedding=None if small.dense is None else small.dense[0])
     assert given.reason != "error", "a given embedding needs no embedder"
 
@@ -449,7 +449,38 @@ def test_the_replay_teacher_knows_only_what_was_recorded() -> None:
     assert teacher.n_calls == 2
 
 
-def test_an_answer_knows_its_price_only_where_one_was_given(tiny_policy: Policy) -> None:
-    answer = Router(tiny_policy).route(SURE)
-    assert answer.cost_usd is None
-    assert replace(answer, cost_usd=Decimal("0.01")).cost_usd == Decimal("0.01")
+def test_one_failing_teacher_call_leaves_the_other_answers(tiny_policy: Policy) -> None:
+    def moody(text: str) -> str:
+        if text == "x":
+            raise TimeoutError("late")
+        return text.upper()
+
+    router = Router(tiny_policy, teacher=moody)
+    answers = router.route_many([SURE, "x", "y"])
+    assert [a.source for a in answers] == ["surrogate", "none", "teacher"]
+    assert answers[1].reason == "teacher_error"
+    assert isinstance(answers[1].error, RouteError)
+    assert isinstance(answers[1].error.__cause__, TimeoutError)
+    assert router.counts["teacher_error"] == 1
+
+
+def test_a_teacher_that_gives_no_label_has_failed(tiny_policy: Policy) -> None:
+    with pytest.raises(RouteError, match="which is no label"):
+        Router(tiny_policy, teacher=lambda _text: "").route(UNSURE)
+    with pytest.raises(RouteError, match="give it as async_teacher"):
+        Router(tiny_policy, teacher=whisper).route(UNSURE)  # type: ignore[arg-type]
+
+
+def test_aroute_takes_a_sync_teacher_too(tiny_policy: Policy) -> None:
+    answer = asyncio.run(Router(tiny_policy, teacher=shout).aroute(UNSURE))
+    assert (answer.label, answer.source) == (UNSURE.upper(), "teacher")
+
+
+def test_a_file_in_the_home_is_a_switch(tiny_policy: Policy, tmp_path: Path) -> None:
+    switch = tmp_path / "OFF"
+    router = Router(tiny_policy, switch=switch)
+    assert router.route(SURE).handled
+    switch.touch()
+    assert router.route(SURE).reason == "kill_switch"
+    switch.unlink()
+    assert router.route(SURE).handled

@@ -41,6 +41,8 @@ def explain_refusal(
     level: float,
     n_shadow: int,
     config: FitConfig,
+    *,
+    grouped: bool = False,
 ) -> Refusal:
     """Words for a refusal. What would clear the gate is estimated from out-of-fold rates alone, never from
     the shadow labels just used."""
@@ -49,6 +51,7 @@ def explain_refusal(
         f"No candidate cleared the gate at target {promise.target:g}: the nearest, {best.candidate}, agreed on "
         f"{best.n_agreed:,} of {best.n_handled:,} handled shadow traces ({best.agreement:.1%}) of {n_shadow:,}."
     )
+    unit = "groups" if grouped else "traces"
     if any(a.p_value <= a.level for a in attempts):
         reason = (
             f"Only a sliver cleared the gate at target {promise.target:g}: less than the coverage floor of "
@@ -62,13 +65,18 @@ def explain_refusal(
             f"{promise.target:g} at this share of delta needs at least {needed:,} {kind} without "
             f"one disagreement; there are {n_shadow:,} in all."
         )
+    elif best.n_agreed == best.n_handled < needed:
+        advice.append(
+            f"{promise.target:g} at this share of delta needs at least {needed:,} handled traces without one "
+            f"disagreement: {best.n_handled:,} are too few to show it."
+        )
     more = _traces_needed(plans, promise, level, n_shadow, config)
     if more is not None:
-        advice.append(f"Out-of-fold rates suggest that about {more:,} traces would clear it.")
+        advice.append(f"Out-of-fold rates suggest that about {more:,} {unit} would clear it.")
     elif n_shadow >= needed:
         ceiling = max(_ceiling(plan, config.coverage_floor) for plan in plans)
         advice.append(
-            f"More traces of this kind would hardly help: out of fold, even the most confident "
+            f"More {unit} of this kind would hardly help: out of fold, even the most confident "
             f"{config.coverage_floor:.0%} agree on {ceiling:.1%} only. Better features or a fine-tuned encoder might."
         )
     lower = _lower_target(plans, promise, level, n_shadow, config)

@@ -75,12 +75,13 @@ class Certificate:
 
     def statement(self) -> str:
         """The claim in one plain sentence."""
+        traces = "traces" if self.guarantee == "estimated" else "shadow traces"
         counts = (
-            f"Of {self.n_shadow:,} shadow traces {self.n_handled:,} are handled ({self.coverage:.1%}) "
+            f"Of {self.n_shadow:,} {traces} {self.n_handled:,} are handled ({self.coverage:.1%}) "
             f"and {self.n_agreed:,} of those agree with the teacher ({self.agreement:.1%})."
         )
         if self.guarantee == "estimated":
-            return f"{counts} Estimated out of fold for a target of {self.target:g}: this is evidence, not a guarantee."
+            return f"{counts} Estimated for a target of {self.target:g} ({self.split}): evidence, not a guarantee."
         if self.contract == "overall":
             claim = (
                 f"the teacher would contradict at most {1 - self.target:.3g} of all answers, and at least "

@@ -104,6 +104,8 @@ def propose(
     promise: Promise,
     level: float,
     grid_size: int = 200,
+    *,
+    one_scale: bool = True,
 ) -> Proposal:
     """Fix a chain from out-of-fold scores (n,) and agreement (n,) for a gate with ``n_shadow`` traces.
 
@@ -111,7 +113,9 @@ def propose(
     handful of traces cannot show an agreement of 0.95. So the gate is rehearsed on shadow rooms drawn from the
     out-of-fold rows. Among the starts whose mean coverage is as good as the best, the one with the smallest
     predicted p-value is taken: the others stand at the edge of a plateau. For small shadow rooms three starts
-    compete with it, at a typical common level: the gate calibrates theirs on the counts it finds.
+    compete with it, at a typical common level: the gate calibrates theirs on the counts it finds. They need a
+    score of ``one_scale``: in a cascade, the least sure answers of the first stage rank above the surest of the
+    second.
     """
     thresholds = threshold_grid(scores, grid_size)
     handled, wrong = counts_at(scores, agree, thresholds)
@@ -124,7 +128,7 @@ def propose(
     start = int(np.argmin(np.where(single >= _AS_GOOD * single.max(), predicted_p, np.inf)))
     starts: tuple[int, ...] = (start,)
     gained = float(single[start])
-    if promise.contract == "agreement" and n_shadow * (1.0 - promise.target) < SMALL_SAMPLE:
+    if one_scale and promise.contract == "agreement" and n_shadow * (1.0 - promise.target) < SMALL_SAMPLE:
         spread = _spread(start)
         common = rehearsal.mean_coverage_from(spread, promise, _TYPICAL_FACTOR * level)
         if common > gained:

@@ -20,8 +20,8 @@ from tracer.types import Usage
 REFUSED = 3
 """Exit code where the gate refuses: for scripts and CI."""
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 def print_json(value: Any) -> None:
@@ -31,11 +31,15 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def errors_as_exits() -> Iterator[None]:
-    """Errors raised on purpose become one line on standard error and exit code 1."""
+    """Errors raised on purpose, and those of files, become one line on standard error and exit code 1."""
     try:
         yield
     except TracerError as error:
         err.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        err.print(f"[bold red]error:[/] {_escaped(where + (error.strerror or str(error)))}", soft_wrap=True)
         raise typer.Exit(1) from error
 
 

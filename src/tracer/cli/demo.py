@@ -19,6 +19,7 @@ from tracer.cli.common import REFUSED, errors_as_exits, out, percent, print_json
 from tracer.config import FitConfig
 from tracer.data import northlight, northlight_order
 from tracer.pipeline import Refused
+from tracer.policies.registry import PolicyRegistry
 from tracer.serving.router import Router
 from tracer.serving.teachers import ReplayTeacher
 from tracer.stats import binomial
@@ -63,6 +64,10 @@ def demo(
             print_json(views.verdict_facts(verdict) | {"fit_s": round(seconds, 2), "live": replayed})
             return
         views.show_verdict(verdict)
+        for member in verdict.report.members:
+            if member.name in ("lexical logistic", verdict.policy.candidate.name):
+                share = f"about {member.coverage_at_target:.0%} with hindsight, out of fold"
+                out.print(f"{escape(member.name)}: {share}")
         out.print(f"fitted and certified in {seconds:.1f} s\n")
         _show_replay(replayed)
 
@@ -70,7 +75,7 @@ def demo(
 def _replay(live: Dataset, home: Path) -> dict[str, Any]:
     texts = live.texts or ()
     teacher = ReplayTeacher(dict(zip(texts, live.labels, strict=True)))
-    router = Router.load(home, teacher=teacher)
+    router = Router(PolicyRegistry(home).load(), teacher=teacher)
     answers = router.route_many(texts, embeddings=live.dense)
     handled = np.array([a.handled for a in answers])
     agreed = np.array([a.label == label for a, label in zip(answers, live.labels, strict=True)])
@@ -132,6 +137,10 @@ def _show_replay(live: dict[str, Any]) -> None:
     table.add_row("agreement on handled", f"at least {live['target']:.0%}", observed if handled else "-")
     table.add_row("teacher calls", "", f"{live['teacher_calls']} instead of {n}")
     out.print(table)
+    if handled and agreed < live["target"] * handled <= high * handled:
+        out.print(
+            "the observed share is below the target, and its interval holds the target: so few live messages vary"
+        )
     out.print(
         f"at 800/15 tokens a call, $3/$15 a million tokens and 10,000 calls a day: "
         f"{usd(Decimal(live['before_day_usd']))} a day before, {usd(Decimal(live['after_day_usd']))} after, "

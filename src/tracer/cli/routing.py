@@ -35,6 +35,10 @@ def route(
     """Route texts: the surrogate's label where the policy handles them, else a deferral to your teacher."""
     with errors_as_exits():
         router = Router.load(home, version=version, embedder=embedder)
+        if router.policy is not None and router.embedder is None and "dense" in router.policy.needs:
+            raise RouteError(
+                "this policy reads embeddings: name its embedder with --embedder, or fit --features lexical"
+            )
         texts = iter([text]) if text is not None else _lines(file)
         table = Table("decision", "label", "score", "reason", "input")
         n = 0
@@ -56,7 +60,7 @@ def route(
 
 def _lines(file: Path | None) -> Iterator[str]:
     try:
-        stream = file.open(encoding="utf-8") if file is not None else sys.stdin
+        stream = file.open(encoding="utf-8", errors="replace") if file is not None else sys.stdin
     except OSError as error:
         raise RouteError(f"{file}: cannot be read: {error.strerror}") from error
     with stream:

@@ -44,7 +44,12 @@ def show(
         views.show_certificate(policy.certificate, f"{policy.family}: {policy.candidate.name}")
         _show_members(report)
         views.show_frontier([FrontierPoint(**p) for p in report.get("frontier", ())], certified=policy.certificate)
-        views.show_classes(report.get("classes", ()), None if everything else 20)
+        on = (
+            "on shadow traces"
+            if policy.certificate.split.startswith(("by hash", "newest", "the paper"))
+            else "out of fold"
+        )
+        views.show_classes(report.get("classes", ()), f"by teacher label, {on}", None if everything else 20)
 
 
 def _show_members(report: Any) -> None:

@@ -28,6 +28,7 @@ from tracer.config import FitConfig
 from tracer.errors import ConfigError
 from tracer.features.sources import embedder_from_name
 from tracer.pipeline import Refused, Verdict
+from tracer.policies.registry import PolicyRegistry
 from tracer.traces.readers import TraceLog
 
 _DEFAULTS = FitConfig()
@@ -59,7 +60,7 @@ def scan(
         dataset, trace_log = flywheel.read(log, embeddings=embeddings, label_set=_labels(labels), reader=reader)
         config = FitConfig(delta=delta)
         with progress_bar(quiet=json) as progress:
-            encoder = embedder_from_name(embedder) if embedder else None
+            encoder = embedder_from_name(embedder, cache=Path(flywheel.HOME) / "cache") if embedder else None
             dataset, encodings = flywheel.embed_dataset(dataset, encoder, config, progress)
             found = pipeline.scan(dataset, config, progress=progress, encodings=encodings)
         saving = {p.target: cost.project(call_usd, calls_per_day, p.coverage).saved_year for p in found.frontier}
@@ -190,15 +191,15 @@ def backtest(
         dataset, trace_log = flywheel.read(log, embeddings=embeddings, reader=reader)
         config = FitConfig.from_dict({"targets": [target], "delta": delta, "pool": pool, "features": features})
         with progress_bar(quiet=json) as progress:
-            encoder = embedder_from_name(embedder) if embedder else None
-            dataset, _ = flywheel.embed_dataset(dataset, encoder, config, progress)
+            encoder = embedder_from_name(embedder, cache=Path(flywheel.HOME) / "cache") if embedder else None
+            dataset, encodings = flywheel.embed_dataset(dataset, encoder, config, progress)
             done: list[backtesting.Day] = []
 
             def on_day(day: backtesting.Day) -> None:
                 done.append(day)
                 progress(f"replayed {day.name}", sum(d.n for d in done), len(dataset))
 
-            days = backtesting.backtest(dataset, config, batches=batches, on_day=on_day)
+            days = backtesting.backtest(dataset, config, batches=batches, on_day=on_day, encodings=encodings)
         if json:
             print_json(
                 {
@@ -249,6 +250,10 @@ def _finish(verdict: Verdict, log: TraceLog | None, home: Path, *, json: bool) -
                 f"policy {version} is active in {home}: try `tracer show --home {home}`, `tracer route --home {home}`"
             )
     if isinstance(verdict, Refused):
+        active = PolicyRegistry(home).active_version()
+        if not json:
+            force = f"policy {active} stays in force" if active else "everything stays with the teacher"
+            out.print(f"{force} in {home}")
         raise typer.Exit(REFUSED)
 
 

@@ -17,8 +17,8 @@ from tracer.cli.common import out, percent, usd
 from tracer.pipeline import Certified, Refused, Verdict
 from tracer.stats import binomial
 
-_ATOM = 0.02
-"""Share of one text among the shadow traces above which a reader is told."""
+_ATOM, _ATOM_ROWS = 0.02, 5
+"""Share and number of one text among the shadow traces above which a reader is told."""
 _LIKELY = 0.05
 """Mean coverage below which a gate refuses more often than not."""
 
@@ -63,15 +63,16 @@ def verdict_facts(verdict: Verdict) -> dict[str, Any]:
 def show_verdict(verdict: Verdict) -> None:
     """A verdict for people."""
     report = verdict.report
+    certifying = f", {report.n_shadow:,} to certify" if report.config["guarantee"] == "certified" else ", all of them"
     out.print(
-        f"{report.n_traces:,} traces: {report.n_train:,} to train, {report.n_shadow:,} to certify"
+        f"{report.n_traces:,} traces: {report.n_train:,} to train{certifying}"
         + (f", {report.n_set_aside:,} set aside (one row a group certifies)" if report.n_set_aside else "")
     )
     if report.n_outside:
         out.print(
             f"{report.n_outside:,} carry a label that is not learned: they count as disagreements when certifying"
         )
-    if report.n_most_repeated > _ATOM * report.n_shadow:
+    if isinstance(verdict, Certified) and report.n_most_repeated > max(_ATOM * report.n_shadow, _ATOM_ROWS):
         out.print(
             f"[yellow]one text makes up {report.n_most_repeated / report.n_shadow:.0%} of the traces that certify: "
             f"the certificate leans on it (docs/guarantee.md, Atoms)[/]"
@@ -85,20 +86,20 @@ def show_verdict(verdict: Verdict) -> None:
         show_refusal(verdict)
     show_frontier(report.frontier, certified=verdict.certificate if isinstance(verdict, Certified) else None)
     for further in verdict.frontier:
-        title = (
-            f"also at target {further.refusal.target if isinstance(further, Refused) else further.certificate.target:g}"
-        )
-        line = further.refusal.statement() if isinstance(further, Refused) else further.certificate.statement()
-        out.print(f"[bold]{title}[/]: {escape(line)}")
+        if isinstance(further, Refused):
+            out.print(f"[bold]also at target {further.refusal.target:g}[/]: {escape(further.refusal.statement())}")
+        else:
+            name = f"policy {further.policy.version}, not active" if further.policy.version else "not saved"
+            statement = escape(further.certificate.statement())
+            out.print(f"[bold]also at target {further.certificate.target:g}[/] ({name}): {statement}")
 
 
 def show_certificate(certificate: Certificate, title: str) -> None:
     """The certificate as a panel."""
     colour = "green" if certificate.guarantee == "certified" else "yellow"
-    lower = (
-        f"\nexact lower bound of agreement {certificate.agreement_lower:.4f} at level {certificate.level:.3g}; "
-        f"threshold {certificate.threshold:.4g}"
-    )
+    lower = f"\nthreshold {certificate.threshold:.4g}"
+    if certificate.guarantee == "certified":
+        lower += f"; exact lower bound of agreement {certificate.agreement_lower:.4f} at level {certificate.level:.3g}"
     word = "CERTIFIED" if certificate.guarantee == "certified" else "ESTIMATED, not certified"
     out.print(
         Panel(
@@ -116,7 +117,7 @@ def show_refusal(verdict: Refused) -> None:
     out.print(
         Panel(
             escape("\n".join([refusal.reason, *refusal.advice])),
-            title=f"[bold red]REFUSED[/] at target {refusal.target:g} · everything stays with the teacher",
+            title=f"[bold red]REFUSED[/] at target {refusal.target:g} · nothing is promoted",
             border_style="red",
             expand=False,
         )
@@ -156,14 +157,14 @@ def show_frontier(
             coverage, mark = percent(certified.coverage), f"{certified.guarantee}"
         row = [f"{point.target:g}", coverage]
         if saving is not None:
-            row.append(usd(saving[point.target], 0))
+            row.append(usd(saving[point.target], 0) if point.coverage >= _LIKELY else "-")
         table.add_row(*row, mark)
     out.print(table)
 
 
-def show_classes(classes: Sequence[Mapping[str, Any]], limit: int | None = None) -> None:
+def show_classes(classes: Sequence[Mapping[str, Any]], title: str, limit: int | None = None) -> None:
     """Counts by teacher label with exact intervals."""
-    table = Table("label", "traces", "handled", "agreement", "95% interval", title="by teacher label, on shadow traces")
+    table = Table("label", "traces", "handled", "agreement", "95% interval", title=title)
     for row in classes[:limit]:
         n, handled, agreed = row["n"], row["n_handled"], row["n_agreed"]
         low, high = binomial.agreement_interval(agreed, handled)

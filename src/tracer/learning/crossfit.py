@@ -1,5 +1,7 @@
 """Cross-fitting: every surviving recipe is trained K + 1 times, on K folds and once on all training rows.
 
+Large fits take a first look at rival families on a few rows before that, which is counted too.
+
 The out-of-fold logits of the K folds choose the surrogate, train the acceptor and order the proposals, so the
 final surrogate trains on all of ``train`` and no shadow row is spent on choices.
 """
@@ -28,7 +30,7 @@ from tracer.types import Bool, Float32, Int32
 
 _CLEARLY = 3.0
 _LOOK_ROWS, _LOOK_FACTOR = 2000, 2
-_FAILURES = (TracerError, ValueError, ArithmeticError, MemoryError)
+_FAILURES = (TracerError, ValueError, ArithmeticError, MemoryError, RuntimeError)
 """What a recipe may raise without ending the fit: it is dropped by name and reason."""
 
 _LARGE = 50_000
@@ -119,7 +121,7 @@ def cross_fit(
     members = tuple(result for result in done if isinstance(result, Member))
     if not members:
         raise TrainingError(_nothing_left(dropped))
-    return CrossFit(members, tuple(dropped), len(screened) + len(survivors) * n_folds)
+    return CrossFit(members, tuple(dropped), count.trainings)
 
 
 def _nothing_left(dropped: Sequence[Dropped]) -> str:
@@ -131,13 +133,14 @@ class _Count:
 
     def __init__(self, progress: Progress, total: int) -> None:
         self.progress, self.total = progress, total
-        self.done = 0
+        self.done = self.trainings = 0
         self.lock = threading.Lock()
 
     def step(self, what: str) -> None:
         with self.lock:
             self.progress(what, self.done, self.total)
             self.done += 1
+            self.trainings += 1
 
 
 def _workers(n_rows: int) -> int:
@@ -289,7 +292,8 @@ class _Run:
         head = bench.train(self.learner, np.flatnonzero(bench.folds != fold), start)
         self.logits[out] = bench.logits(self.learner, head, out)
         self.seconds += time.perf_counter() - began
-        self.heads.append(head)
+        # Only these two are ever asked for: the start of the next variant, and of the final fit.
+        self.heads = [*self.heads[:1], head]
         if fold == 0:
             held_out, y = self.logits[out], bench.y[out]
             self.loss = blending.fit_weights((held_out,), y)[1]

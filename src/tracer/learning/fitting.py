@@ -96,7 +96,9 @@ def build(
     candidate = Candidate(surrogate, acceptor, guard, settings.rules)
     scored = candidate.score_views(views, nearness)
     if settings.per_class_target is not None:
-        floors = class_floors(scored, agree, n_classes, settings.per_class_target - _FLOOR_MARGIN)
+        # Floors compare with the acceptor's own probability, before guard and rules.
+        plain = Candidate(surrogate, acceptor, NoveltyGuard(), Rules()).score_views(views, nearness)
+        floors = class_floors(plain, agree, n_classes, settings.per_class_target - _FLOOR_MARGIN)
         rules = Rules(settings.rules.always_defer, settings.rules.error_ratio, floors)
         candidate = Candidate(surrogate, acceptor, guard, rules)
         scored = candidate.score_views(views, nearness)

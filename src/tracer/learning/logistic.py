@@ -1,7 +1,7 @@
 """Multinomial logistic regression in float32, dense or sparse, by limited-memory BFGS with warm starts.
 
 Why not a library's: they work in float64 and take a start vector only through a refit of the same estimator.
-Here two matrix products a step in float32 are all the work, and cross-fitting starts each fold from another.
+Here two matrix products a step in float32 are all the work, and a weaker penalty starts from a stronger one.
 Reference: Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4 (two-loop recursion).
 """
 

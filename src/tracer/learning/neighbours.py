@@ -74,7 +74,7 @@ class Prototypes:
     def _nearness(self, dense: Float32, folds: NDArray[np.int8] | None, own: NDArray[np.int8] | None) -> Nearness:
         similar = _unit(dense) @ self.vectors.T
         if folds is not None and own is not None:
-            similar[folds[:, None] == own[None, :]] = 0.0
+            similar[folds[:, None] == own[None, :]] = -1.0  # below any cosine
         n_near = min(_NEAR, similar.shape[1])
         near = np.argpartition(similar, similar.shape[1] - n_near, axis=1)[:, -n_near:]
         present, first = np.unique(self.labels, return_index=True)

@@ -60,6 +60,7 @@ def certify(
             promise,
             weights[rank] * level,
             config.grid_size,
+            one_scale=contender.first is None,
         )
         policy = reloaded(draft(shop, contender, stamp, parent))
         staged = policy.score(Inputs.of(shadow.texts, shadow.dense))
@@ -87,7 +88,9 @@ def certify(
     report = _report(shop, config, ranked, attempts, table, level)
     if certificate is None:
         plans = [entrant.proposal for entrant in entrants]
-        refusal = explain_refusal(attempts, plans, promise, weights[0] * level, shop.n_shadow, config)
+        refusal = explain_refusal(
+            attempts, plans, promise, weights[0] * level, shop.n_shadow, config, grouped=rules.one_a_group
+        )
         return Refused(refusal, report, stamped(policies[chosen], None, report, attempts[chosen], shop, config))
     return Certified(stamped(policies[chosen], certificate, report, attempts[chosen], shop, config), report)
 
@@ -110,6 +113,7 @@ def rank_contenders(
             promise,
             WEIGHTS[SHORTLIST][0] * level,
             config.grid_size,
+            one_scale=contender.first is None,
         )
         cost = 1.0 - plan.predicted_coverage + config.encoder_cost * contender.encoder_share
         # A cascade is judged by its main stage; its scale joins those of two stages.
@@ -180,9 +184,14 @@ def estimate(shop: Workshop, config: FitConfig, target: float, stamp: str, paren
     promise, level = promise_of(config, target), config.delta / 2 / len(config.targets)
     ranked = rank_contenders(shop, config, promise, level)
     contender = ranked[0][0]
-    n = len(contender.agree)
-    plan = proposals.propose(contender.scored.scores, contender.agree, n, promise, level, config.grid_size)
-    handled, wrong = proposals.counts_at(contender.scored.scores, contender.agree, plan.thresholds)
+    known = shop.rooms.train[shop.dataset.y[shop.rooms.train] != OUTSIDE]
+    # Traces that are no plain sample of traffic train, and are no evidence.
+    plain = np.array([shop.dataset.origins[i] in ("bootstrap", "audit") for i in known])
+    scores, agree = contender.scored.scores[plain], contender.agree[plain]
+    n = len(agree)
+    one_scale = contender.first is None
+    plan = proposals.propose(scores, agree, n, promise, level, config.grid_size, one_scale=one_scale)
+    handled, wrong = proposals.counts_at(scores, agree, plan.thresholds)
     p = promise.p_values(wrong, handled, n)
     level = testing.multi_start_level(handled, plan.starts, target, level)
     reached = testing.multi_start(p, plan.starts, level)
@@ -192,10 +201,8 @@ def estimate(shop: Workshop, config: FitConfig, target: float, stamp: str, paren
         contender.name, contender.family, target, level, bool(passed), float(plan.thresholds[shown]), n,
         int(handled[shown]), int(handled[shown] - wrong[shown]), float(p[shown]),
     )  # fmt: skip
-    known = shop.rooms.train[shop.dataset.y[shop.rooms.train] != OUTSIDE]
-    room = shop.dataset.take(known)
-    mask = contender.scored.scores >= attempt.threshold
-    table = class_table(room, mask, contender.agree, shop.dataset.space)
+    room = shop.dataset.take(known[plain])
+    table = class_table(room, scores >= attempt.threshold, agree, shop.dataset.space)
     report = _report(shop, config, ranked, (attempt,), table, level)
     policy = reloaded(draft(shop, contender, stamp, parent))
     if not passed:

@@ -23,7 +23,7 @@ from tracer.learning.ensembles import ensembles
 from tracer.learning.fitting import OutOfFoldNeighbours, RuleSettings, Trained
 from tracer.learning.heads import Block
 from tracer.learning.surrogates import BlockName
-from tracer.policies.policy import Family, combine_stages
+from tracer.policies.policy import Family, combine_stages, left_by
 from tracer.traces.rooms import Rooms, assign_rooms, fold_ids
 from tracer.types import OUTSIDE, Bool, Dataset, Float32, Int32, LabelSpace
 
@@ -112,7 +112,7 @@ def train(
     cross = cross_fit(recipes, blocks, room.y, folds, n_classes, config.seed, progress, anchors)
     trained_at = time.perf_counter()
     settings = RuleSettings(
-        config.novelty, business_rules(dataset, config), config.target if config.per_class else None
+        config.novelty, business_rules(dataset.space, config), config.target if config.per_class else None
     )
     neighbours = None
     if "dense" in names and room.dense is not None:
@@ -167,28 +167,38 @@ def anchors_of(space: LabelSpace, lexical: LexicalFeatures | None, encodings: En
     return Anchors(blocks, twice)
 
 
-def business_rules(dataset: Dataset, config: FitConfig) -> Rules:
-    """Rules by label code. Raises ConfigError for a label that no trace carries."""
-    codes = {name: i for i, name in enumerate(dataset.space.names)}
-    unknown = sorted({*config.always_defer, *config.error_costs} - set(codes))
-    if unknown:
-        known = ", ".join(dataset.space.names[:10]) + (", ..." if len(codes) > 10 else "")
-        raise ConfigError(f"no trace is labelled {', '.join(map(repr, unknown))}; labels: {known}")
-    always = np.array(sorted(codes[name] for name in config.always_defer), dtype=np.int32)
+def business_rules(space: LabelSpace, config: FitConfig) -> Rules:
+    """Rules by label code. A label that no surrogate can answer needs no rule."""
+    codes = {name: i for i, name in enumerate(space.names)}
+    always = np.array(sorted(codes[name] for name in config.always_defer if name in codes), dtype=np.int32)
     ratio = None
     if config.error_costs and config.teacher_usd is not None:
         if config.teacher_usd <= 0:
             raise ConfigError(f"teacher_usd = {config.teacher_usd}: must be positive to weigh errors against it")
         ratio = np.zeros(len(codes))
         for name, cost in config.error_costs.items():
-            ratio[codes[name]] = float(cost / config.teacher_usd)
+            if name in codes:
+                ratio[codes[name]] = float(cost / config.teacher_usd)
     return Rules(always_defer=always, error_ratio=ratio)
 
 
 def check_config(dataset: Dataset, config: FitConfig) -> None:
     if len(dataset.space) < 2:
         raise TraceError(f"all traces carry one label ({dataset.space.names[0]!r}): there is nothing to learn")
-    business_rules(dataset, config)
+    unknown = sorted({*config.always_defer, *config.error_costs} - set(dataset.space.names))
+    if unknown:
+        known = ", ".join(dataset.space.names[:10]) + (", ..." if len(dataset.space) > 10 else "")
+        raise ConfigError(f"no trace is labelled {', '.join(map(repr, unknown))}; labels: {known}")
+    if config.mode == "paper":
+        _check_paper(config)
+
+
+def _check_paper(config: FitConfig) -> None:
+    """The paper's protocol knows no rules: rather refuse than drop them in silence."""
+    default = FitConfig()
+    for name in ("contract", "per_class", "always_defer", "error_costs", "split", "guarantee"):
+        if getattr(config, name) != getattr(default, name):
+            raise ConfigError(f"mode = 'paper' knows no {name}: it is the published protocol and nothing else")
 
 
 def _usable_folds(folds: NDArray[np.int8], wanted: int) -> NDArray[np.int8]:
@@ -214,22 +224,22 @@ def _cascades(trained: Sequence[Trained], config: FitConfig, n_shadow: int) -> l
     promise = promise_of(config, config.target)
     level = config.delta * WEIGHTS[SHORTLIST][0]
 
-    def predicted_cost(second: Trained, cut: float, scored: Scored, agree: Bool) -> float:
-        plan = proposals.propose(scored.scores, agree, n_shadow, promise, level, config.grid_size)
+    def predicted_cost(cut: float, scored: Scored, agree: Bool) -> float:
+        plan = proposals.propose(scored.scores, agree, n_shadow, promise, level, config.grid_size, one_scale=False)
         return 1.0 - plan.predicted_coverage + config.encoder_cost * float((first.scored.scores < cut).mean())
 
-    second = min(dense, key=lambda t: predicted_cost(t, np.inf, t.scored, t.agree))
+    second = min(dense, key=lambda t: predicted_cost(np.inf, t.scored, t.agree))
     finite = first.scored.scores[np.isfinite(first.scored.scores)]
     if not len(finite):
         return []
     best: tuple[float, Contender] | None = None
     for share in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
         cut = float(np.quantile(finite, 1.0 - share))
-        rest = np.flatnonzero(~(first.scored.scores >= cut))
+        rest = left_by(first.scored, cut)
         left = Scored(second.scored.predicted[rest], second.scored.scores[rest], second.scored.bars[rest])
         scored = combine_stages(first.scored, cut, left, rest).scored
         agree = np.where(first.scored.scores >= cut, first.agree, second.agree)
-        cost = predicted_cost(second, cut, scored, agree)
+        cost = predicted_cost(cut, scored, agree)
         if best is None or cost < best[0]:
             name = f"cascade: {first.name}, then {second.name}"
             best = (cost, Contender(name, second, scored, agree, first, cut, len(rest) / len(agree)))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.certification.certificate import Certificate
-from tracer.errors import FeatureError, PolicyError
+from tracer.errors import FeatureError
 from tracer.features.lexical import LexicalFeatures
 from tracer.learning.candidates import BARS, Candidate, Scored
 from tracer.learning.surrogates import BlockName, Blocks
@@ -113,7 +113,7 @@ class Policy:
                 blocks["dense"] = self._dense(inputs, None)
             return StagedScores(self.candidate.score(blocks), np.full(inputs.n, 2, dtype=np.int8))
         first = self.first_stage.candidate.score(blocks)
-        rest = np.flatnonzero(~(first.scores >= self.first_stage.cut))
+        rest = left_by(first, self.first_stage.cut)
         second = None
         if len(rest):
             remaining: Blocks = {"lexical": blocks["lexical"][rest], "dense": self._dense(inputs, rest)}
@@ -164,10 +164,10 @@ class Policy:
             raise FeatureError("embeddings hold NaN or infinity")
         return vectors
 
-    def check_label(self, label: str) -> None:
-        """Raise PolicyError where a label is not in the label space."""
-        if label not in self.space.names:
-            raise PolicyError(f"label {label!r} is not one of the policy's {len(self.space)} labels")
+
+def left_by(first: Scored, cut: float) -> NDArray[np.intp]:
+    """Rows that the first stage leaves to the second: neither answered, nor barred by a rule, which is final."""
+    return np.flatnonzero((first.scores < cut) & np.isfinite(first.scores))
 
 
 def combine_stages(first: Scored, cut: float, second: Scored | None, rest: NDArray[np.intp]) -> StagedScores:

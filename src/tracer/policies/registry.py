@@ -6,6 +6,7 @@ replaced by an atomic rename; promoting and rolling back are the same operation.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,11 @@ from tracer import storage
 from tracer.errors import PolicyError
 from tracer.policies import archive
 from tracer.policies.policy import Policy
+
+SETTINGS = "settings.json"
+"""File in a home folder that says how its policy was fitted."""
+OFF = "OFF"
+"""File in a home folder whose presence sends everything to the teacher."""
 
 _VERSION = re.compile(r"v\d{4,}")
 
@@ -47,11 +53,21 @@ class PolicyRegistry:
             raise PolicyError(f"{self.pointer}: {text[:40]!r} is no version such as v0001")
         return text
 
+    def embedder_name(self) -> str | None:
+        """The embedder that the home's settings name, not one that an archive brings along."""
+        try:
+            named = json.loads((self.home / SETTINGS).read_text(encoding="utf-8"))["embedder"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise PolicyError(f"{self.home / SETTINGS}: cannot be read: {error}") from error
+        return named if isinstance(named, str) else None
+
     def load(self, version: str | None = None) -> Policy:
         """Load a version, by default the active one. Raises PolicyError or ArchiveError."""
         name = version or self.active_version()
         if name is None:
-            raise PolicyError(f"{self.home}: no policy is active; run `tracer fit` first")
+            raise PolicyError(f"{self.home}: no policy is active: nothing was fitted here, or the gate refused")
         if name not in self.versions():
             known = ", ".join(self.versions()) or "none"
             raise PolicyError(f"{self.home}: there is no policy {name!r}; versions: {known}")

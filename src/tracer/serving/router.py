@@ -6,14 +6,17 @@ does not fit, a fault in the policy. Each failure is logged without the text and
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +25,7 @@ from tracer.errors import EmbedderError, FeatureError, PolicyError, RouteError
 from tracer.features.dense import PROBE_TEXTS, Embedder, checked, same_embedder
 from tracer.features.sources import embedder_from_name
 from tracer.policies.policy import Inputs, Policy
-from tracer.policies.registry import PolicyRegistry
+from tracer.policies.registry import OFF, PolicyRegistry
 from tracer.serving.teachers import AsyncTeacher, Teacher
 from tracer.types import Answer, Decisions, Float32, Reason
 
@@ -31,7 +34,6 @@ log = logging.getLogger("tracer.router")
 KILL_SWITCH = "TRACER_OFF"
 """Environment variable: ``1``, ``true``, ``yes`` or ``on`` sends everything to the teacher, at once."""
 
-Fault = Literal["policy", "embedder"]
 _PROBE_TOLERANCE = 1e-3
 _NONE = ""
 
@@ -45,7 +47,8 @@ class Router:
     """Routes inputs between a policy's surrogate and a teacher.
 
     ``policy`` None sends everything to the teacher. ``teacher`` answers deferred inputs; without one the
-    answer's label is None and the caller asks the teacher. Safe to use from several threads.
+    answer's label is None and the caller asks the teacher. While the file ``switch`` exists, or ``TRACER_OFF``
+    is set, everything goes to the teacher. Safe to use from several threads.
     """
 
     def __init__(
@@ -55,11 +58,13 @@ class Router:
         teacher: Teacher | None = None,
         async_teacher: AsyncTeacher | None = None,
         embedder: Embedder | None = None,
+        switch: Path | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.policy = policy
         self.teacher, self.async_teacher = teacher, async_teacher
         self.embedder = embedder
+        self.switch = switch
         self._clock = clock
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -82,17 +87,22 @@ class Router:
         made again from its name. Raises PolicyError, ArchiveError or EmbedderError.
         """
         registry = PolicyRegistry(home)
-        if version is None and registry.active_version() is None and registry.pointer.exists():
-            # Set aside on purpose: a service that restarts must go on, with the teacher.
+        switch = registry.home / OFF
+        aside = version is None and registry.active_version() is None and registry.pointer.exists()
+        if aside or switched_off() or switch.exists():
+            # Set aside on purpose: a service that starts now must start, with the teacher.
             return cls(None, teacher=teacher, async_teacher=async_teacher)
         policy = registry.load(version)
         made = embedder_from_name(embedder) if isinstance(embedder, str) else embedder
-        remembered = policy.task.get("embedder")
-        if made is None and policy.embedder is not None and remembered:
-            made = embedder_from_name(str(remembered))
-        if made is None and "dense" in policy.needs:
-            log.warning("policy %s reads embeddings: route with embeddings, or give Router an embedder", policy.version)
-        return cls(policy, teacher=teacher, async_teacher=async_teacher, embedder=made)
+        if "dense" in policy.needs:
+            named = registry.embedder_name()
+            if made is None and named is not None:
+                made = embedder_from_name(named)
+            if made is None:
+                log.warning("policy %s reads embeddings: route with them, or give an embedder", policy.version)
+            elif policy.probes is None:
+                log.warning("policy %s was fitted on given embeddings: the embedder cannot be checked", policy.version)
+        return cls(policy, teacher=teacher, async_teacher=async_teacher, embedder=made, switch=switch)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -107,41 +117,51 @@ class Router:
 
         Raises RouteError where the teacher is asked and fails.
         """
-        return self.route_many(
+        answers = self.route_many(
             None if text is None else [text],
             embeddings=None if embedding is None else np.asarray(embedding, dtype=np.float32)[None, :],
-        )[0]
+        )
+        return _raised(answers[0])
 
     def route_many(
         self, texts: Sequence[str] | None = None, *, embeddings: NDArray[np.floating] | None = None
     ) -> list[Answer]:
-        """Answer n inputs. The decisions are those that ``route`` makes one by one."""
+        """Answer n inputs. The decisions are those that ``route`` makes one by one.
+
+        Where the teacher fails on one, that answer has reason ``teacher_error`` and its ``error``; the others
+        stand.
+        """
         began = self._clock()
         drafts = self._draft(texts, embeddings)
         if self.teacher is None:
             return self._finish(drafts, began)
-        labels: dict[int, str] = {}
-        for i, draft in enumerate(drafts):
-            if draft.label is None:
-                labels[i] = self._ask(self.teacher, texts, i)
-        return self._finish(drafts, began, labels)
+        replies = {i: self._ask(self.teacher, texts, i) for i, draft in enumerate(drafts) if draft.label is None}
+        return self._finish(drafts, began, replies)
 
     async def aroute(
         self, text: str | None = None, *, embedding: Sequence[float] | NDArray[np.floating] | None = None
     ) -> Answer:
-        """``route`` with the async teacher."""
+        """``route`` with the async teacher, or with the sync one in a thread."""
+        answers = await self.aroute_many(
+            None if text is None else [text],
+            embeddings=None if embedding is None else np.asarray(embedding, dtype=np.float32)[None, :],
+        )
+        return _raised(answers[0])
+
+    async def aroute_many(
+        self, texts: Sequence[str] | None = None, *, embeddings: NDArray[np.floating] | None = None
+    ) -> list[Answer]:
+        """``route_many`` with the teacher's calls side by side; embedding runs outside the event loop."""
         began = self._clock()
-        texts = None if text is None else [text]
-        vectors = None if embedding is None else np.asarray(embedding, dtype=np.float32)[None, :]
-        drafts = self._draft(texts, vectors)
-        if drafts[0].label is not None or self.async_teacher is None:
-            return self._finish(drafts, began)[0]
-        shown = _text_for_teacher(texts, 0)
-        try:
-            label = await self.async_teacher(shown)
-        except Exception as error:
-            raise RouteError(f"the teacher failed: {type(error).__name__}: {error}") from error
-        return self._finish(drafts, began, {0: label})[0]
+        if self.embedder is not None and embeddings is None:
+            drafts = await asyncio.to_thread(self._draft, texts, None)
+        else:
+            drafts = self._draft(texts, embeddings)
+        deferred = [i for i, draft in enumerate(drafts) if draft.label is None]
+        if not deferred or (self.teacher is None and self.async_teacher is None):
+            return self._finish(drafts, began)
+        replies = await asyncio.gather(*(self._ask_async(texts, i) for i in deferred))
+        return self._finish(drafts, began, dict(zip(deferred, replies, strict=True)))
 
     def decide(self, texts: Sequence[str] | None = None, embeddings: NDArray[np.floating] | None = None) -> Decisions:
         """Decisions for n inputs; a failure on the surrogate side defers and is counted.
@@ -153,19 +173,21 @@ class Router:
             n = Inputs.of(texts, embeddings).n
         except FeatureError as error:
             raise RouteError(str(error)) from error
-        if switched_off():
+        if switched_off() or (self.switch is not None and self.switch.exists()):
             return self._defer_all(n, "kill_switch")
         if self.policy is None:
             return self._defer_all(n, "no_policy")
         try:
             decisions = self.policy.decide(texts, embeddings, self._embed if self.embedder is not None else None)
-        except Exception as error:  # noqa: BLE001 - the one place where any failure goes to the teacher
-            if n > 1:
-                # One bad input must not defer its neighbours.
+        except Exception as error:
+            outage = isinstance(error, EmbedderError)
+            if n > 1 and not outage:
+                # One bad input must not defer its neighbours; an embedder that is down must not be asked again.
                 return self._decide_one_by_one(texts, embeddings, n)
-            fault: Fault = "embedder" if isinstance(error, EmbedderError) else "policy"
-            log.warning("surrogate failed, deferring: %s: %s", type(error).__name__, error)
-            self._count({f"fault:{fault}": 1})
+            # The message of a foreign exception may quote the input: only its kind is logged.
+            log.warning("surrogate failed on %d inputs, deferring: %s", n, type(error).__name__)
+            log.debug("the failure", exc_info=error)
+            self._count({"fault:embedder" if outage else "fault:policy": 1})
             return self._defer_all(n, "error")
         self._count(Counter(decisions.reasons))
         return decisions
@@ -216,30 +238,37 @@ class Router:
             )
         ]
 
-    def _ask(self, teacher: Teacher, texts: Sequence[str] | None, i: int) -> str:
+    def _ask(self, teacher: Teacher, texts: Sequence[str] | None, i: int) -> str | RouteError:
         shown = _text_for_teacher(texts, i)
         try:
-            return teacher(shown)
-        except RouteError:
-            raise
-        except Exception as error:
-            raise RouteError(f"the teacher failed: {type(error).__name__}: {error}") from error
+            return _label(teacher(shown))
+        except Exception as error:  # noqa: BLE001 - the caller's function: its failure belongs to one answer
+            return _teacher_failed(error)
 
-    def _finish(self, drafts: list[Answer], began: float, labels: dict[int, str] | None = None) -> list[Answer]:
+    async def _ask_async(self, texts: Sequence[str] | None, i: int) -> str | RouteError:
+        if self.async_teacher is None:
+            return await asyncio.to_thread(self._ask, self.teacher or _no_teacher, texts, i)
+        shown = _text_for_teacher(texts, i)
+        try:
+            return _label(await self.async_teacher(shown))
+        except Exception as error:  # noqa: BLE001 - as above
+            return _teacher_failed(error)
+
+    def _finish(
+        self, drafts: list[Answer], began: float, replies: Mapping[int, str | RouteError] | None = None
+    ) -> list[Answer]:
         latency = (self._clock() - began) / max(len(drafts), 1)
-        return [
-            Answer(
-                label=(labels or {}).get(i, draft.label),
-                source="teacher" if labels and i in labels else draft.source,
-                reason=draft.reason,
-                surrogate_label=draft.surrogate_label,
-                score=draft.score,
-                threshold=draft.threshold,
-                policy=draft.policy,
-                latency_s=latency,
-            )
-            for i, draft in enumerate(drafts)
-        ]
+        out = []
+        for i, draft in enumerate(drafts):
+            reply = (replies or {}).get(i)
+            if isinstance(reply, RouteError):
+                self._count({"teacher_error": 1})
+                out.append(replace(draft, reason="teacher_error", error=reply, latency_s=latency))
+            elif reply is not None:
+                out.append(replace(draft, label=reply, source="teacher", latency_s=latency))
+            else:
+                out.append(replace(draft, latency_s=latency))
+        return out
 
     def _count(self, outcomes: Counter[Reason] | dict[str, int]) -> None:
         with self._lock:
@@ -264,6 +293,33 @@ def check_embedder(policy: Policy, embedder: Embedder) -> None:
                 f"embedder {embedder.identity.name!r} gives other vectors than when the policy was certified: "
                 f"probe texts differ by up to {worst:.3g}, {_PROBE_TOLERANCE:g} is allowed"
             )
+
+
+def _raised(answer: Answer) -> Answer:
+    if answer.error is not None:
+        raise answer.error
+    return answer
+
+
+def _teacher_failed(error: Exception) -> RouteError:
+    if isinstance(error, RouteError):
+        return error
+    failure = RouteError(f"the teacher failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+def _label(reply: object) -> str:
+    if inspect.iscoroutine(reply):
+        reply.close()
+        raise RouteError("the teacher is async: give it as async_teacher, and use aroute")
+    if not isinstance(reply, str) or not reply:
+        raise RouteError(f"the teacher answered {reply!r}, which is no label")
+    return reply
+
+
+def _no_teacher(_text: str) -> str:
+    raise RouteError("no teacher was given")
 
 
 def _text_for_teacher(texts: Sequence[str] | None, i: int) -> str:

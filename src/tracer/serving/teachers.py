@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
 
 from tracer.errors import RouteError
 
 Teacher = Callable[[str], str]
 AsyncTeacher = Callable[[str], Awaitable[str]]
-
-
-class SupportsLabel(Protocol):
-    """A teacher as an object."""
-
-    def __call__(self, text: str) -> str:
-        """The label of a text."""
 
 
 class ReplayTeacher:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +19,7 @@ from tracer.stats import binomial
 
 _MONTE_CARLO = 20_000
 _MONTE_CARLO_SEED = 20260414
+_STEPS_TRIED = 24
 
 
 def fixed_sequence(p_values: NDArray[np.float64], start: int, level: float) -> int:
@@ -49,22 +51,30 @@ def multi_start_level(handled: ArrayLike, starts: Sequence[int], target: float, 
     if len(ordered) == 1 or rank < 0:
         return floor
     counts = np.asarray(handled).astype(np.int64)
-    last = len(counts) - 1
-    columns = sorted({*ordered, *(min(s + 1, last) for s in ordered)})
+    between = [_steps_between(low, high) for low, high in pairwise(ordered)]
+    columns = sorted({*ordered, *(g for gap in between for g in gap)})
     bands = np.diff(counts[columns], prepend=0)
     wrong = np.random.default_rng(_MONTE_CARLO_SEED).binomial(bands, 1.0 - target, size=(_MONTE_CARLO, len(bands)))
     wrong = wrong.cumsum(axis=1)
     # One p-value for each count that can occur, then look up: the simulation repeats few counts very often.
-    tables = [binomial.p_value(np.arange(n + 1), n, target) for n in counts[columns]]
-    p = np.stack([table[wrong[:, i]] for i, table in enumerate(tables)], axis=1)
+    p = {
+        column: binomial.p_value(np.arange(counts[column] + 1), counts[column], target)[wrong[:, i]]
+        for i, column in enumerate(columns)
+    }
     level = delta
     for i in range(len(ordered)):
-        first = [] if i == 0 else [min(ordered[i - 1] + 1, last)]
-        involved = [columns.index(c) for c in {*first, *ordered[i:]}]
-        smallest = np.partition(p[:, involved].min(axis=1), rank)[rank]
-        # Strictly below the rank-th smallest minimum: discrete p-values tie.
-        level = min(level, float(np.nextafter(smallest, 0.0)))
+        later = np.min([p[start] for start in ordered[i:]], axis=0)
+        for event in [later] if i == 0 else [np.minimum(p[g], later) for g in between[i - 1]]:
+            # Strictly below the rank-th smallest: discrete p-values tie.
+            level = min(level, float(np.nextafter(np.partition(event, rank)[rank], 0.0)))
     return max(level, floor)
+
+
+def _steps_between(low: int, high: int) -> list[int]:
+    """Steps after one start and before the next, at most ``_STEPS_TRIED``, evenly spaced, both ends among them."""
+    if high - low < 2:
+        return []
+    return sorted(set(np.linspace(low + 1, high - 1, min(high - low - 1, _STEPS_TRIED)).astype(int).tolist()))
 
 
 def spending(delta: float, attempt: int) -> float:

@@ -10,7 +10,8 @@ import io
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from tracer import storage
 from tracer.errors import TraceError
-from tracer.types import Dataset, EmbedderIdentity, LabelSpace
+from tracer.types import GENERATED, Dataset, EmbedderIdentity, LabelSpace
 
 _SNAPSHOT = re.compile(r"t\d{6}")
 _TRACES, _EMBEDDINGS, _META = "traces.jsonl", "embeddings.npy", "meta.json"
@@ -107,6 +108,7 @@ def merge(old: Dataset, new: Dataset) -> Merge:
             f"embed all traces with one embedder and fit anew"
         )
     known = dict(zip(old.ids, old.labels, strict=True))
+    new = _renamed(new, known)
     fresh = np.array([i for i, key in enumerate(new.ids) if key not in known], dtype=np.intp)
     relabelled = [key for key, label in zip(new.ids, new.labels, strict=True) if known.get(key, label) != label]
     added = new.take(fresh)
@@ -133,6 +135,26 @@ def merge(old: Dataset, new: Dataset) -> Merge:
         teachers=[*old.teachers, *added.teachers],
     )
     return Merge(both, len(fresh), len(new) - len(fresh), tuple(relabelled))
+
+
+def _renamed(new: Dataset, known: Mapping[str, str]) -> Dataset:
+    """Ids that Tracer made up are made new where they are taken: equal texts in two logs are two requests.
+
+    Unless all of them are taken: then the same log is being read again.
+    """
+    made_up = [key.startswith(GENERATED) for key in new.ids]
+    taken = [made and key in known for made, key in zip(made_up, new.ids, strict=True)]
+    if not any(taken) or sum(taken) == sum(made_up):
+        return new
+    used = {*known, *new.ids}
+    ids = []
+    for key, again in zip(new.ids, taken, strict=True):
+        name, n = key, 2
+        while again and name in used:
+            name, n = f"{key}.{n}", n + 1
+        used.add(name)
+        ids.append(name)
+    return replace(new, ids=tuple(ids))
 
 
 def _dataset(meta: dict[str, Any], rows: list[dict[str, Any]], dense: NDArray[np.floating] | None) -> Dataset:

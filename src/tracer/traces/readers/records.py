@@ -25,7 +25,7 @@ from tracer.traces.readers.fields import (
     optional_usage,
     pick,
 )
-from tracer.types import ORIGINS, Origin, Trace
+from tracer.types import GENERATED, ORIGINS, Origin, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class TraceBuilder:
         digest = hashlib.sha256(json.dumps([text, label, when]).encode()).hexdigest()[:16]
         count = self._seen[digest]
         self._seen[digest] += 1
-        return f"auto-{digest}-{count}"
+        return f"{GENERATED}{digest}-{count}"
 
 
 def _input(key: str, value: object) -> str:
