@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from benchmarks.common import Task, arguments, draw, load_task, on_test, write_result
 from tracer import pipeline
 from tracer.config import FitConfig
 from tracer.pipeline import Refused
+from tracer.policies.policy import Policy
 from tracer.types import Dataset
 
 _SWEEP = (0.80, 0.85, 0.90, 0.95)
@@ -38,7 +41,15 @@ def one(task: Task, train: Dataset, config: FitConfig, *, names: bool = True) ->
         "surrogate": verdict.policy.candidate.name,
         "shadow": {"n": certificate.n_shadow, "n_handled": certificate.n_handled, "n_agreed": certificate.n_agreed},
         "test": on_test(verdict.policy, task.test),
+        "rest": _on_rest(verdict.policy, task, train),
     }
+
+
+def _on_rest(policy: Policy, task: Task, train: Dataset) -> dict[str, int] | None:
+    """Counts on the traces of the training file that were not drawn; None where all were."""
+    drawn = set(train.ids)
+    rows = np.array([i for i, key in enumerate(task.train.ids) if key not in drawn], dtype=np.intp)
+    return on_test(policy, task.train.take(rows)) if len(rows) else None
 
 
 def show(label: str, row: dict[str, Any]) -> None:
