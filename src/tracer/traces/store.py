@@ -49,6 +49,16 @@ class TraceStore:
             return ()
         return tuple(sorted(p.name for p in self.folder.iterdir() if _SNAPSHOT.fullmatch(p.name)))
 
+    def count(self) -> int:
+        """Traces in the newest snapshot; 0 where there is none."""
+        names = self.snapshots()
+        if not names:
+            return 0
+        try:
+            return int(json.loads((self.folder / names[-1] / _META).read_text(encoding="utf-8"))["n"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TraceError(f"{self.folder / names[-1]}: the snapshot cannot be read: {error}") from error
+
     def load(self) -> Dataset:
         """The newest snapshot. Raises TraceError where there is none, or where it cannot be read."""
         names = self.snapshots()
