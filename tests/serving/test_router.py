@@ -484,3 +484,24 @@ def test_a_file_in_the_home_is_a_switch(tiny_policy: Policy, tmp_path: Path) -> 
     assert router.route(SURE).reason == "kill_switch"
     switch.unlink()
     assert router.route(SURE).handled
+
+
+def test_a_service_that_starts_switched_off_resumes(tiny_policy: Policy, tmp_path: Path) -> None:
+    registry = PolicyRegistry(tmp_path)
+    registry.activate(registry.save(tiny_policy).version)
+    (tmp_path / "OFF").touch()
+    router = Router.load(tmp_path)
+    assert router.route(SURE).reason == "kill_switch"
+    (tmp_path / "OFF").unlink()
+    assert router.route(SURE).handled
+
+
+def test_switched_off_a_damaged_policy_does_not_stop_a_start(tiny_policy: Policy, tmp_path: Path) -> None:
+    registry = PolicyRegistry(tmp_path)
+    saved = registry.save(tiny_policy)
+    registry.activate(saved.version)
+    (tmp_path / "policies" / saved.version / "manifest.json").write_bytes(b"{}")
+    with pytest.raises(ArchiveError):
+        Router.load(tmp_path)
+    (tmp_path / "OFF").touch()
+    assert Router.load(tmp_path, teacher=shout).route(UNSURE).source == "teacher"

@@ -21,7 +21,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.errors import EmbedderError, FeatureError, PolicyError, RouteError
+from tracer.errors import EmbedderError, FeatureError, PolicyError, RouteError, TracerError
 from tracer.features.dense import PROBE_TEXTS, Embedder, checked, same_embedder
 from tracer.features.sources import embedder_from_name
 from tracer.policies.policy import Inputs, Policy
@@ -88,20 +88,17 @@ class Router:
         """
         registry = PolicyRegistry(home)
         switch = registry.home / OFF
-        aside = version is None and registry.active_version() is None and registry.pointer.exists()
-        if aside or switched_off() or switch.exists():
+        if version is None and registry.active_version() is None and registry.pointer.exists():
             # Set aside on purpose: a service that starts now must start, with the teacher.
-            return cls(None, teacher=teacher, async_teacher=async_teacher)
-        policy = registry.load(version)
-        made = embedder_from_name(embedder) if isinstance(embedder, str) else embedder
-        if "dense" in policy.needs:
-            named = registry.embedder_name()
-            if made is None and named is not None:
-                made = embedder_from_name(named)
-            if made is None:
-                log.warning("policy %s reads embeddings: route with them, or give an embedder", policy.version)
-            elif policy.probes is None:
-                log.warning("policy %s was fitted on given embeddings: the embedder cannot be checked", policy.version)
+            return cls(None, teacher=teacher, async_teacher=async_teacher, switch=switch)
+        try:
+            policy = registry.load(version)
+            made = _made(policy, registry, embedder)
+        except TracerError as error:
+            if not (switched_off() or switch.exists()):
+                raise
+            log.warning("switched off, and the policy cannot be loaded: %s", error)
+            return cls(None, teacher=teacher, async_teacher=async_teacher, switch=switch)
         return cls(policy, teacher=teacher, async_teacher=async_teacher, embedder=made, switch=switch)
 
     @property
@@ -274,6 +271,22 @@ class Router:
         with self._lock:
             for name, n in outcomes.items():
                 self._counts[name] += n
+
+
+def _made(policy: Policy, registry: PolicyRegistry, embedder: Embedder | str | None) -> Embedder | None:
+    """The embedder given, or the one that the home's settings name where the policy reads embeddings."""
+    if isinstance(embedder, str):
+        embedder = embedder_from_name(embedder)
+    if "dense" not in policy.needs:
+        return embedder
+    named = registry.embedder_name()
+    if embedder is None and named is not None:
+        embedder = embedder_from_name(named)
+    if embedder is None:
+        log.warning("policy %s reads embeddings: route with them, or give an embedder", policy.version)
+    elif policy.probes is None:
+        log.warning("policy %s was fitted on given embeddings: the embedder cannot be checked", policy.version)
+    return embedder
 
 
 def check_embedder(policy: Policy, embedder: Embedder) -> None:
