@@ -153,7 +153,7 @@ def optional_metadata(key: str, value: object) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
         raise FieldError(key, value, f"must be an object, not {kind(value)}")
     try:
-        # A store writes metadata as JSON later; what cannot be written must not get that far.
+        # Whoever stores or exports a trace writes JSON: what cannot be written must not get that far.
         json.dumps(value, ensure_ascii=False, default=str).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise FieldError(key, f"({len(value)} fields)", f"cannot be written as JSON: {error}") from error
