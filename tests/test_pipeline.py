@@ -259,7 +259,9 @@ def test_several_targets_share_delta(small_texts: Dataset) -> None:
 def test_a_lifetime_ledger_spends_less_on_each_attempt(small_texts: Dataset) -> None:
     config = replace(LEXICAL, ledger="lifetime", targets=(0.7,))
     levels = [certified(pipeline.fit(small_texts, config, attempt=j))[1] for j in (1, 2)]
-    assert levels[0].level / levels[1].level == pytest.approx(4.0, rel=0.3)
+    # Where chains have several starts, their common level depends on the counts as well.
+    assert 2.0 < levels[0].level / levels[1].level < 8.0
+    assert levels[1].level < 0.05 * 6 / (np.pi**2 * 4) + 1e-12
     assert levels[0].level < 0.05 * 6 / np.pi**2 + 1e-12
     assert [c.attempt for c in levels] == [1, 2]
 

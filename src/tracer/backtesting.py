@@ -64,7 +64,7 @@ def backtest(
     """
     config = config or FitConfig()
     # One share for the whole replay: a trace never changes room.
-    config = replace(config, targets=config.targets[:1], shadow_share=config.shadow_share_for(len(dataset)))
+    config = replace(config, targets=config.targets[:1], shadow_share=config.shadow_share_for(dataset.n_units))
     order, cuts, names = _schedule(dataset, batches)
     if len(names) < 2:
         raise ConfigError("a backtest needs at least two batches: the log covers one")

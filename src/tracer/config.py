@@ -20,7 +20,7 @@ Novelty = Literal["rank", "defer", "off"]
 Ledger = Literal["promotion", "lifetime"]
 
 SMALL_LOG = 5000
-"""Below this many traces a larger share certifies: with few counts, power is worth more than training rows."""
+"""Below this many independent units a larger share certifies: with few, power is worth more than training rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ class FitConfig:
     ``novelty``: unfamiliar inputs are handled last (``rank``), never (``defer``), or like others (``off``).
     ``error_costs``: dollars that a wrong answer costs, by predicted label; with ``teacher_usd`` (dollars a
     teacher call) an input is deferred where the expected error costs more than the call.
-    ``encoder_cost``: price of one embedding as a share of a teacher call; it ranks lexical-first cascades.
+    ``encoder_cost``: price of one embedding as a share of a teacher call. It ranks lexical-first cascades; half a
+    percent of a teacher call is spent where it buys a hundredth of agreement.
     ``ledger``: ``promotion`` states delta for each promotion, ``lifetime`` spends 6 delta / (pi^2 j^2) at
     attempt j so that delta holds over all attempts together.
     """
@@ -100,11 +101,14 @@ class FitConfig:
         """The deployed target."""
         return self.targets[0]
 
-    def shadow_share_for(self, n_traces: int) -> float:
-        """Share of the traces that certify: as set, else 0.3 of a small log and 0.2 of a large one."""
+    def shadow_share_for(self, n_units: int) -> float:
+        """Share of the traces that certify: as set, else 0.3 of a small log and 0.2 of a large one.
+
+        ``n_units``: groups, and traces without one, since one trace a group certifies.
+        """
         if self.shadow_share is not None:
             return self.shadow_share
-        return 0.3 if n_traces < SMALL_LOG else 0.2
+        return 0.3 if n_units < SMALL_LOG else 0.2
 
     def handled_floor_for(self, target: float) -> float:
         """Certified floor on handled agreement that goes with the overall contract."""

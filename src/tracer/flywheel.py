@@ -101,7 +101,7 @@ def fit(
     encoder, spec = _encoder(embedder, cache)
     dataset = read(traces, texts=texts, labels=labels, embeddings=embeddings, label_set=label_set, reader=reader)[0]
     dataset, encodings = embed_dataset(dataset, encoder, config, progress)
-    config = replace(config, shadow_share=config.shadow_share_for(len(dataset)))
+    config = replace(config, shadow_share=config.shadow_share_for(dataset.n_units))
     if home is None:
         return pipeline.fit(dataset, config, progress=progress, now=now, encodings=encodings)
     folder = Path(home)

@@ -167,6 +167,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def n_units(self) -> int:
+        """Independent units: groups, and rows without one."""
+        return len(set(self.groups) - {None}) + sum(group is None for group in self.groups)
+
     @classmethod
     def from_columns(
         cls,

@@ -204,7 +204,7 @@ def test_the_assumption_is_named_exactly_where_it_is_made(n_shadow: int, target:
 
 @pytest.mark.parametrize("promise", [Promise(0.95), Promise(0.5, "overall", 0.4), Promise(0.98, "overall", 0.9)])
 def test_large_rooms_and_the_overall_contract_assume_nothing(promise: Promise) -> None:
-    n_shadow = 1000 if promise.contract == "agreement" else 60
+    n_shadow = 1500 if promise.contract == "agreement" else 60
     plan = propose(*evidence(900), n_shadow, promise, 0.05)
     assert len(plan.starts) == 1
     assert plan.assumption == ""

@@ -111,6 +111,33 @@ def test_level_holds_at_the_least_favourable_point() -> None:
     assert binomial.agreement_lower(uncorrected, 20_000, 0.001) > delta
 
 
+@pytest.mark.parametrize(("n_shadow", "starts"), [(150, (70, 85, 99)), (600, (20, 35, 55)), (80, (5, 30, 31, 90))])
+def test_level_is_the_largest_that_holds(n_shadow: int, starts: tuple[int, ...]) -> None:
+    # The probability of an error, for each place where the first true hypothesis may lie, by simulation.
+    counts = np.round(STEPS * n_shadow).astype(int)
+    rng = np.random.default_rng(n_shadow)
+    wrong = rng.binomial(np.diff(counts, prepend=0), 0.1, size=(40_000, 100)).cumsum(axis=1)
+    p = binomial.p_value(wrong, counts[None, :], 0.9)
+    level = testing.multi_start_level(counts, starts, 0.9, 0.05)
+
+    def worst(at: float) -> float:
+        rejected = p <= at
+        errors = [
+            (rejected[:, [g, *(s for s in starts if s > g)]].any(axis=1)).mean() for g in range(starts[0], starts[-1])
+        ]
+        return float(max(errors))
+
+    assert worst(level) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 40_000)
+    if level < 0.05:
+        # The next p-value that can occur would be too much.
+        possible = np.unique(p[:, starts[0] : starts[-1] + 1])
+        assert worst(float(possible[possible > level * (1 + 1e-9)][0])) > 0.05 - 3 * np.sqrt(0.05 * 0.95 / 40_000)
+
+
+def test_where_no_count_passes_the_level_is_free() -> None:
+    assert testing.multi_start_level(np.array([1, 2, 3]), (0, 2), 0.99, 0.05) == 0.05
+
+
 def test_spending_adds_up_to_delta() -> None:
     spent = [testing.spending(0.05, j) for j in range(1, 20_001)]
     assert sum(spent) < 0.05

@@ -31,6 +31,8 @@ _TARGETS = (
     0.60,
     0.50,
 )
+_NINE_IN_TEN = 1.2816
+"""Standard deviations that a normal variable exceeds once in ten times."""
 _GROWTH = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)
 
 
@@ -92,9 +94,10 @@ def _ceiling(plan: Proposal, floor: float) -> float:
 
 
 def _predicted(plan: Proposal, promise: Promise, level: float, n_shadow: int, floor: float) -> float:
-    """Largest coverage whose predicted p-value clears the level with this many shadow traces; 0 if none."""
+    """Largest coverage that should clear the level with this many shadow traces, nine times in ten; 0 if none."""
     n = np.maximum(np.round(plan.coverages * n_shadow), 1.0)
-    wrong = np.minimum(np.round(plan.rates * n), n)
+    unlucky = plan.rates * n + _NINE_IN_TEN * np.sqrt(n * plan.rates * (1.0 - plan.rates))
+    wrong = np.minimum(np.round(unlucky), n)
     clears = (promise.p_values(wrong, n, n_shadow) <= level) & (plan.coverages >= floor)
     return float(plan.coverages[clears].max()) if clears.any() else 0.0
 

@@ -15,7 +15,7 @@ from tracer.certification.proposals import Promise, Proposal, counts_at
 from tracer.stats import testing
 from tracer.types import Bool, Float64
 
-WEIGHTS: dict[int, tuple[float, ...]] = {1: (1.0,), 2: (0.85, 0.15), 3: (0.8, 0.1, 0.1)}
+WEIGHTS: dict[int, tuple[float, ...]] = {1: (1.0,), 2: (0.9, 0.1), 3: (0.9, 0.05, 0.05)}
 """Shares of delta by length of the shortlist, the best predicted candidate first."""
 
 

@@ -13,13 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.config import Contract
-from tracer.stats import binomial
+from tracer.stats import binomial, testing
 from tracer.types import Bool, Float64
 
-SMALL_SAMPLE = 40
-"""Below this expected number of tolerated disagreements, chains get three starts."""
-_START_SHARES = (0.7, 0.85, 1.0)
-_TYPICAL_FACTOR = 0.75
+SMALL_SAMPLE = 60
+"""Below this expected number of tolerated disagreements, chains may have several starts."""
+_SPREADS = ((0.7, 0.85, 1.0), (0.5, 0.75, 1.0, 1.15), (0.3, 0.5, 0.7, 0.85, 1.0, 1.2))
+"""Several starts, as multiples of the best single one."""
+_REFUSAL = 0.3
+"""What a refusal costs beyond its coverage, as a share of requests, when starts are chosen: whoever is refused has
+nothing, and where the out-of-fold curve errs, one of several starts may still pass."""
 _AS_GOOD = 0.99
 _REHEARSALS, _REHEARSAL_SEED = 256, 20260415
 ACCEPT_ALL = -1.0
@@ -112,29 +115,32 @@ def propose(
     Where the chain starts decides its power: at the most confident end it would almost never certify, since a
     handful of traces cannot show an agreement of 0.95. So the gate is rehearsed on shadow rooms drawn from the
     out-of-fold rows. Among the starts whose mean coverage is as good as the best, the one with the smallest
-    predicted p-value is taken: the others stand at the edge of a plateau. For small shadow rooms three starts
-    compete with it, at a typical common level: the gate calibrates theirs on the counts it finds. They need a
-    score of ``one_scale``: in a cascade, the least sure answers of the first stage rank above the surest of the
-    second.
+    predicted p-value is taken: the others stand at the edge of a plateau. For small shadow rooms several starts
+    compete with it, at the common level of the counts expected; the gate calibrates theirs on the counts it finds.
+    They need a score of ``one_scale``: in a cascade, the least sure answers of the first stage rank above the
+    surest of the second.
     """
     thresholds = threshold_grid(scores, grid_size)
     handled, wrong = counts_at(scores, agree, thresholds)
     coverages = handled / len(scores)
     rates = (wrong + 0.5) / (handled + 1.0)
     rehearsal = rehearse(handled, wrong, len(scores), n_shadow, promise.coverage_floor)
-    single = rehearsal.mean_coverage(promise, level)
+    reached = rehearsal.coverages(promise, level)
+    single = reached.mean(axis=0)
     n = np.maximum(np.round(coverages * n_shadow), 1.0)
     predicted_p = promise.p_values(np.minimum(np.round(rates * n), n), n, n_shadow)
     start = int(np.argmin(np.where(single >= _AS_GOOD * single.max(), predicted_p, np.inf)))
     starts: tuple[int, ...] = (start,)
-    gained = float(single[start])
+    best = reached[:, start]
     if one_scale and promise.contract == "agreement" and n_shadow * (1.0 - promise.target) < SMALL_SAMPLE:
-        spread = _spread(start)
-        common = rehearsal.mean_coverage_from(spread, promise, _TYPICAL_FACTOR * level)
-        if common > gained:
-            starts, gained = spread, common
+        floor = int(np.searchsorted(coverages, promise.coverage_floor))
+        for spread in _spreads(start, floor, len(thresholds) - 1):
+            common = testing.multi_start_level(n, spread, promise.target, level)
+            furthest = rehearsal.coverages(promise, common)[:, list(spread)].max(axis=1)
+            if _worth(furthest) > _worth(best):
+                starts, best = spread, furthest
     assumption = "disagreement does not rise with the score" if len(starts) > 1 else ""
-    return Proposal(thresholds, coverages, rates, starts, gained, assumption)
+    return Proposal(thresholds, coverages, rates, starts, float(best.mean()), assumption)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,16 +152,8 @@ class Rehearsal:
     n_shadow: int
     coverage_floor: float
 
-    def mean_coverage(self, promise: Promise, level: float) -> Float64:
-        """Mean coverage (G,) that a chain certifies from each start; 0 where it refuses."""
-        return np.asarray(self._reached(promise, level).mean(axis=0), dtype=np.float64)
-
-    def mean_coverage_from(self, starts: tuple[int, ...], promise: Promise, level: float) -> float:
-        """Mean of the furthest coverage that chains from these starts certify."""
-        return float(self._reached(promise, level)[:, list(starts)].max(axis=1).mean())
-
-    def _reached(self, promise: Promise, level: float) -> Float64:
-        """Coverage (runs, G) certified from each start of each run."""
+    def coverages(self, promise: Promise, level: float) -> Float64:
+        """Coverage (runs, G) that a chain from each start certifies in each run; 0 where it refuses."""
         passes = self.wrong <= promise.allowed(self.n_shadow, level)[self.handled]
         coverage = self.handled / self.n_shadow
         out = np.zeros(passes.shape)
@@ -168,15 +166,28 @@ class Rehearsal:
 
 
 def rehearse(handled: Float64, wrong: Float64, n_rows: int, n_shadow: int, coverage_floor: float) -> Rehearsal:
-    """Draw shadow rooms from out-of-fold counts (G,) at each threshold; seeded, so the same rows give the same."""
+    """Draw shadow rooms from out-of-fold counts (G,) at each threshold; seeded, so the same rows give the same.
+
+    Each room has shares of its own, drawn around the out-of-fold ones (the Bayesian bootstrap, Rubin 1981, Annals of
+    Statistics 9, 130): few rows out of fold say little about where the risk lies, and a start must stand that.
+    """
     right_band = np.diff(handled - wrong, prepend=0.0)
     wrong_band = np.diff(wrong, prepend=0.0)
-    shares = np.concatenate([right_band, wrong_band, [n_rows - handled[-1]]]) / n_rows
-    drawn = np.random.default_rng(_REHEARSAL_SEED).multinomial(n_shadow, shares / shares.sum(), size=_REHEARSALS)
+    rng = np.random.default_rng(_REHEARSAL_SEED)
+    bands = np.concatenate([right_band, wrong_band, [n_rows - handled[-1]]])
+    shares = rng.standard_gamma(np.broadcast_to(bands, (_REHEARSALS, len(bands))))
+    drawn = rng.multinomial(n_shadow, shares / shares.sum(axis=1, keepdims=True))
     steps = len(handled)
     wrong_counts = drawn[:, steps : 2 * steps].cumsum(axis=1)
     return Rehearsal(drawn[:, :steps].cumsum(axis=1) + wrong_counts, wrong_counts, n_shadow, coverage_floor)
 
 
-def _spread(start: int) -> tuple[int, ...]:
-    return tuple(sorted({int(start * share) for share in _START_SHARES}))
+def _worth(coverages: Float64) -> float:
+    """Mean coverage (runs,) less what its refusals cost."""
+    return float(coverages.mean() - _REFUSAL * (coverages == 0.0).mean())
+
+
+def _spreads(start: int, floor: int, last: int) -> list[tuple[int, ...]]:
+    """Sets of several starts around one, none below the coverage floor or beyond accept-all."""
+    spreads = [tuple(sorted({min(max(int(start * x), floor), last) for x in shares})) for shares in _SPREADS]
+    return [spread for spread in spreads if len(spread) > 1]

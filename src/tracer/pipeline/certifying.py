@@ -33,6 +33,10 @@ from tracer.types import OUTSIDE
 
 _AS_CHEAP = 0.04
 """Difference in predicted cost, as a share of requests, that is taken for noise."""
+_SAME_COST = 0.005
+"""Difference in certified cost, as a share of requests, that nobody would notice."""
+_SAME_AGREEMENT = 0.01
+"""Difference in agreement on the shadow traces that is not worth an encoder call."""
 
 
 def certify(
@@ -80,8 +84,7 @@ def certify(
     passages = run_gate(entrants, rules)
     shop.seconds["gate"] = shop.seconds.get("gate", 0.0) + time.perf_counter() - began
     attempts = tuple(p.attempt for p in passages)
-    passed = [i for i, p in enumerate(passages) if p.certificate is not None]
-    chosen = min(passed, key=lambda i: _request_cost(passages[i].certificate, shortlist[i][0], config)) if passed else 0
+    chosen = choose([p.certificate for p in passages], [c for c, _ in shortlist], config) or 0
     certificate = passages[chosen].certificate
     threshold = certificate.threshold if certificate else attempts[chosen].threshold
     table = class_table(shadow, entrants[chosen].scores >= threshold, entrants[chosen].agree, shop.dataset.space)
@@ -127,10 +130,24 @@ def rank_contenders(
     return [(contender, summary) for _, _, contender, summary in ordered]
 
 
-def _request_cost(certificate: Certificate | None, contender: Contender, config: FitConfig) -> float:
-    if certificate is None:
-        return np.inf
-    return 1.0 - certificate.coverage + config.encoder_cost * contender.encoder_share
+def choose(
+    certificates: Sequence[Certificate | None], contenders: Sequence[Contender], config: FitConfig
+) -> int | None:
+    """Which of the candidates that passed is deployed; None where none did. All of them hold, so any choice does.
+
+    The cheapest a request (teacher calls, and encoder calls at their relative price), unless one that costs next to
+    nothing more agrees clearly more often.
+    """
+    costs, agreements = {}, {}
+    for i, (certificate, contender) in enumerate(zip(certificates, contenders, strict=True)):
+        if certificate is not None:
+            costs[i] = 1.0 - certificate.coverage + config.encoder_cost * contender.encoder_share
+            agreements[i] = certificate.agreement
+    if not costs:
+        return None
+    as_cheap = [i for i in costs if costs[i] <= min(costs.values()) + _SAME_COST]
+    best = max(agreements[i] for i in as_cheap)
+    return min((i for i in as_cheap if agreements[i] >= best - _SAME_AGREEMENT), key=lambda i: costs[i])
 
 
 def draft(shop: Workshop, contender: Contender, stamp: str, parent: str | None) -> Policy:

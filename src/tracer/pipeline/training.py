@@ -84,7 +84,7 @@ def train(
 ) -> Workshop:
     """Split, extract features, cross-fit the pool and build all contenders. Reads no shadow label."""
     began = time.perf_counter()
-    rooms = assign_rooms(dataset, shadow_share=config.shadow_share_for(len(dataset)), split=config.split)
+    rooms = assign_rooms(dataset, shadow_share=config.shadow_share_for(dataset.n_units), split=config.split)
     if config.guarantee == "estimated":
         everything = np.sort(np.concatenate([rooms.train, rooms.shadow]))
         rooms = replace(rooms, train=everything)
@@ -126,7 +126,7 @@ def train(
         Contender(t.name, t, t.scored, t.agree, encoder_share=float("dense" in t.candidate.surrogate.blocks))
         for t in trained
     ]
-    contenders += _cascades(trained, config, len(rooms.shadow))
+    contenders += cascades(trained, config, len(rooms.shadow))
     seconds = {
         "features": featured - began,
         "surrogates": trained_at - featured,
@@ -209,7 +209,7 @@ def _usable_folds(folds: NDArray[np.int8], wanted: int) -> NDArray[np.int8]:
     return (np.arange(len(folds)) % wanted).astype(np.int8)
 
 
-def _cascades(trained: Sequence[Trained], config: FitConfig, n_shadow: int) -> list[Contender]:
+def cascades(trained: Sequence[Trained], config: FitConfig, n_shadow: int) -> list[Contender]:
     """Lexical first, then the best that reads embeddings. The cut of the first stage is fixed out of fold.
 
     The cut minimises the predicted cost a request: teacher calls, plus encoder calls at their relative price.

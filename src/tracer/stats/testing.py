@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
 from tracer.stats import binomial
-
-_MONTE_CARLO = 20_000
-_MONTE_CARLO_SEED = 20260414
-_STEPS_TRIED = 24
 
 
 def fixed_sequence(p_values: NDArray[np.float64], start: int, level: float) -> int:
@@ -40,41 +36,74 @@ def multi_start_level(handled: ArrayLike, starts: Sequence[int], target: float, 
 
     ``handled`` (G,) are the counts handled at each step of the chain, ascending; labels play no part. Assumes
     that disagreement does not rise with the score. Then, with g* the first true hypothesis, an error needs
-    p[g*] <= x or p[s] <= x for a start s > g*; x solves sup over g* of that probability <= delta in the least
-    favourable case, disagreement at exactly 1 - target everywhere, by seeded simulation given the counts, with
-    one standard error kept in hand. Without the assumption ``delta / len(starts)`` is valid, and is the floor
-    of what is returned.
+    p[g*] <= x or p[s] <= x for a start s > g*; x is the largest level at which the probability of that is <= delta
+    for every g*, in the least favourable case: disagreement at exactly 1 - target everywhere. Given the counts the
+    disagreements up to each step are a random walk with binomial increments, so the probabilities are exact.
+    Without the assumption ``delta / len(starts)`` is valid, and is the floor of what is returned.
     """
     ordered = sorted(set(starts))
     floor = delta / len(ordered)
-    rank = int(delta * _MONTE_CARLO - math.sqrt(delta * (1 - delta) * _MONTE_CARLO)) - 1
-    if len(ordered) == 1 or rank < 0:
+    if len(ordered) == 1:
         return floor
-    counts = np.asarray(handled).astype(np.int64)
-    between = [_steps_between(low, high) for low, high in pairwise(ordered)]
-    columns = sorted({*ordered, *(g for gap in between for g in gap)})
-    bands = np.diff(counts[columns], prepend=0)
-    wrong = np.random.default_rng(_MONTE_CARLO_SEED).binomial(bands, 1.0 - target, size=(_MONTE_CARLO, len(bands)))
-    wrong = wrong.cumsum(axis=1)
-    # One p-value for each count that can occur, then look up: the simulation repeats few counts very often.
-    p = {
-        column: binomial.p_value(np.arange(counts[column] + 1), counts[column], target)[wrong[:, i]]
-        for i, column in enumerate(columns)
-    }
-    level = delta
-    for i in range(len(ordered)):
-        later = np.min([p[start] for start in ordered[i:]], axis=0)
-        for event in [later] if i == 0 else [np.minimum(p[g], later) for g in between[i - 1]]:
-            # Strictly below the rank-th smallest: discrete p-values tie.
-            level = min(level, float(np.nextafter(np.partition(event, rank)[rank], 0.0)))
-    return max(level, floor)
+    counts = np.asarray(handled).astype(np.int64)[: ordered[-1] + 1]
+    # From ``top`` disagreements on no test can pass any more: the walk need not be followed further.
+    top = int(binomial.most_disagreements(counts[ordered], target, delta).max()) + 1
+    if top == 0:
+        return delta
+    p = binomial.p_value(np.minimum(np.arange(top + 1), counts[:, None]), counts[:, None], target)
+    p[:, top] = 1.0
+    walk = _Walk(counts, tuple(ordered), p, target)
+    levels = np.unique(np.append(p[(p >= floor) & (p <= delta)], [floor, delta]))
+    low, high = 0, len(levels) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if walk.error(float(levels[middle])) <= delta:
+            low = middle
+        else:
+            high = middle - 1
+    return float(levels[low])
 
 
-def _steps_between(low: int, high: int) -> list[int]:
-    """Steps after one start and before the next, at most ``_STEPS_TRIED``, evenly spaced, both ends among them."""
-    if high - low < 2:
-        return []
-    return sorted(set(np.linspace(low + 1, high - 1, min(high - low - 1, _STEPS_TRIED)).astype(int).tolist()))
+class _Walk:
+    """Disagreements along a chain where each answer disagrees with probability 1 - target.
+
+    ``p`` (G, top + 1): the p-value of each step by its disagreements so far; the last column stands for ``top`` or
+    more.
+    """
+
+    def __init__(self, counts: NDArray[np.int64], starts: Sequence[int], p: NDArray[np.float64], target: float) -> None:
+        self._starts, self._p = starts, p
+        top = p.shape[1] - 1
+        ahead = np.asarray(starts)[np.searchsorted(starts, np.arange(len(counts)))]
+        self._so_far = _masses(counts, top, target)
+        self._to_start = _masses(counts[ahead] - counts, top, target)
+        self._to_next = _masses(np.diff(counts[list(starts)]), top, target)
+        self._moved = np.minimum(np.add.outer(np.arange(top + 1), np.arange(top + 1)), top)
+
+    def error(self, level: float) -> float:
+        """Largest probability, over where the first true hypothesis lies, that a chain rejects it at this level."""
+        survives = self._p > level
+        safe, worst = np.ones(self._p.shape[1]), 0.0
+        for i in range(len(self._starts) - 1, -1, -1):
+            start = self._starts[i]
+            # The chance, given the disagreements up to this start, that no chain from here on goes wrong.
+            if i < len(self._to_next):
+                safe = safe[self._moved] @ self._to_next[i]
+            safe = survives[start] * safe
+            if i == 0:
+                return max(worst, 1.0 - float(self._so_far[start] @ safe))
+            steps = slice(self._starts[i - 1] + 1, start)
+            onward = self._to_start[steps] @ safe[self._moved].T
+            kept = (self._so_far[steps] * survives[steps] * onward).sum(axis=1)
+            worst = max(worst, 1.0 - float(kept.min(initial=1.0)))
+        return worst
+
+
+def _masses(n: NDArray[np.int64], top: int, target: float) -> NDArray[np.float64]:
+    """Chances (len(n), top + 1) of 0, 1, ..., top - 1 disagreements among n, and of ``top`` or more."""
+    j = np.minimum(np.arange(top), n[:, None])
+    below = np.where(n[:, None] > 0, special.bdtr(j.astype(np.float64), np.maximum(n, 1)[:, None], 1.0 - target), 1.0)
+    return np.diff(below, axis=1, prepend=0.0, append=1.0)
 
 
 def spending(delta: float, attempt: int) -> float:
