@@ -50,12 +50,14 @@ format: $(STAMP)  ## Rewrite the sources in the house format
 	$(BIN)/ruff format .
 
 bench: $(ENCODER_STAMP) peer  ## All benchmarks on public data: DATA=folder; hours, resumable; writes docs/benchmarks.md
+	@test -n "$(DATA)" || { echo "say where the data sets are: make $@ DATA=folder"; exit 2; }
 	@for name in $(BENCHMARKS); do echo "benchmarks.$$name"; \
 	  TRACER_BENCH_PEER=$$( [ -f $(PEER_STAMP) ] && echo $(PEER_VENV)/bin/python ) \
 	  $(ENCODER_VENV)/bin/python -m benchmarks.$$name --data $(DATA) || exit 1; done
 	$(ENCODER_VENV)/bin/python -m benchmarks.tables
 
 bench-quick: $(ENCODER_STAMP)  ## The same, cut down to minutes: DATA=folder; leaves the results as they are
+	@test -n "$(DATA)" || { echo "say where the data sets are: make $@ DATA=folder"; exit 2; }
 	@for name in $(BENCHMARKS); do echo "benchmarks.$$name"; \
 	  $(ENCODER_VENV)/bin/python -m benchmarks.$$name --data $(DATA) --quick || exit 1; done
 	$(ENCODER_VENV)/bin/python -m benchmarks.tables --quick

@@ -145,9 +145,9 @@ Lexical features alone, no embeddings:
 - estimated (no guarantee), on the test file: {_seeds(result["small_estimated"], "test")};
 - estimated, on the rest of the training file: {_seeds(result["small_estimated"], "rest")}.
 
-A certificate speaks of traffic like the traces it was made from, here the training file. Where the test file is harder than
-the training file, as CLINC150's is, no certificate made on the latter holds on the former: that is what drift does, and only
-labels from live traffic can tell.
+A certificate speaks of traffic like the traces it was made from, here the training file. Where a test file is harder than
+its training file, as CLINC150's is, a certificate made on the latter says nothing about the former: that is what drift does,
+and only labels from live traffic can tell.
 
 {footer(result)}
 """

@@ -16,14 +16,15 @@ from benchmarks.protocol import PUBLISHED, TITLES
 FOLDER = Path(__file__).parent.parent / "docs" / "figures"
 COVERAGE = FOLDER / "coverage.svg"
 
+_HINDSIGHT = "Tracer's own score, hindsight"
 _STYLES = {
     "Tracer, certified": ("#0b6e4f", "o", "-", 2.4),
     "Tracer, paper mode": ("#08a045", "s", "--", 1.4),
     "tracer-llm 0.3.3": ("#b23a48", "D", "-", 1.4),
     "confidence threshold, calibrated": ("#2d5d9f", "^", "-", 1.4),
     "semantic cache, calibrated": ("#d98e04", "v", "-", 1.4),
-    "Tracer's own score, hindsight": ("#666666", "", ":", 1.4),
-    "the paper, published": ("#7b4fa3", "x", "-.", 1.4),
+    _HINDSIGHT: ("#666666", "", ":", 1.4),
+    "the paper, published": ("#7b4fa3", "P", "-.", 1.4),
 }
 Series = dict[str, list[tuple[float, float, bool]]]
 """By method: target, coverage, and whether the agreement on the test traces reached the target."""
@@ -39,21 +40,28 @@ def coverage_series(result: dict[str, Any]) -> Series:
         "tracer-llm 0.3.3": [result["peer"][k][-1]["test"] for k in keys] if result["peer"] else [],
         "confidence threshold, calibrated": [c["calibrated"] for c in base["confidence"]],
         "semantic cache, calibrated": [c["calibrated"] for c in base["cache"]],
-        "Tracer's own score, hindsight": [result["certified"][k][-1].get("ceiling") for k in keys],
+        _HINDSIGHT: [result["certified"][k][-1].get("ceiling") for k in keys],
     }
     out: Series = {}
     for name, cells in counts.items():
+        # Refused: nothing is handled. Hindsight has no score to look at where no policy is in force.
         out[name] = [
-            (target, round(c["n_handled"] / c["n"], 4), c["n_agreed"] >= target * c["n_handled"])
-            if c
-            else (target, 0.0, True)
+            _point(target, c)
             for target, c in zip(result["targets"], cells, strict=False)
+            if c is not None or name != _HINDSIGHT
         ]
     published = PUBLISHED[result["data"]]["tracer"]
     out["the paper, published"] = [
         (t, published[t][0], published[t][1] is None or published[t][1] >= t) for t in result["targets"]
     ]
     return out
+
+
+def _point(target: float, counts: dict[str, Any] | None) -> tuple[float, float, bool]:
+    if counts is None:
+        return target, 0.0, True
+    kept = counts["n_agreed"] >= target * counts["n_handled"]
+    return target, round(counts["n_handled"] / counts["n"], 4), kept
 
 
 def digest(series: dict[str, Series]) -> str:

@@ -388,7 +388,7 @@ def _delta_table(found: list[dict[str, Any]]) -> str:
 
 _ROOMS_TEXT = """Banking77's training file; one learner (dense logistic regression, one penalty), the paper's four acceptor features and
 the same exact gate on both sides: only the use of the traces differs. Two rooms: 80% train, cross-fitted in 5 folds, and
-20% shadow. Four rooms as in the paper: 59.5% train, 12.75% validation (acceptor), 12.75% calibration (proposal), 15%
+20% shadow. Four rooms as `mode="paper"` has them: 59.5% train, 12.75% validation (acceptor), 12.75% calibration (proposal), 15%
 shadow. *With hindsight*: the largest coverage at the target if one could see the rows held out."""
 
 

@@ -174,17 +174,22 @@ def passes(listed: Sequence[Listed], room: Sequence[Room], promise: Promise, lev
 
 
 def deployed(won: Sequence[Passed]) -> Passed | None:
-    """The pipeline deploys the cheapest: the one that handles most."""
+    """The one that handles most: the pipeline's choice, but for what it pays for agreement."""
     return max(won, key=lambda one: one.n_handled, default=None)
 
 
-def with_starts(listed: Listed, starts: Starts) -> Listed:
-    """The chain with the starts that the cell asks for."""
+def one_start(listed: Listed, evidence: Room, cell: Cell, level: float) -> Listed:
+    """The chain as it is proposed where only one start is allowed."""
+    return replace(listed, proposal=propose(*evidence, cell.n, cell.promise, level, one_scale=False))
+
+
+def with_starts(listed: Listed, single: Listed, starts: Starts) -> Listed:
+    """The chain with the starts that the cell asks for; several of them up to the best single one."""
     if starts == "proposed":
         return listed
-    plan = listed.proposal
-    chosen = tuple(sorted({int(max(plan.starts) * x) for x in _SPREAD})) if starts == "several" else starts
-    return replace(listed, proposal=replace(plan, starts=chosen))
+    (start,) = single.proposal.starts
+    chosen = tuple(sorted({int(start * x) for x in _SPREAD})) if starts == "several" else starts
+    return replace(listed, proposal=replace(listed.proposal, starts=chosen))
 
 
 # --- cells ------------------------------------------------------------------------------------------------
@@ -217,8 +222,8 @@ def _measure_gate(cell: Cell, repetitions: int, rng: np.random.Generator) -> dic
     any_broken = several = 0
     gained = np.zeros(2)
     for seen, proposed, rooms in _blocks(cell, repetitions, rng):
-        listed = [with_starts(one, cell.starts) for one in proposed]
-        single = [with_starts(one, (max(one.proposal.starts),)) for one in listed]
+        single = [one_start(one, seen[one.candidate], cell, x) for one, x in zip(proposed, levels, strict=True)]
+        listed = [with_starts(one, best, cell.starts) for one, best in zip(proposed, single, strict=True)]
         everyone = [
             Listed(i, propose(*evidence, cell.n, promise, cell.delta)) for i, evidence in enumerate(seen)
         ] if n_worlds > 1 else []  # fmt: skip

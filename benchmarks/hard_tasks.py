@@ -273,7 +273,7 @@ def intruders(folder: Path, task: Task, train: Dataset, cells: Cells, *, quick: 
     for features in ("auto",) if quick else ("auto", "lexical"):
         for novelty in novelties:
             for traffic in ("clean", "mixed"):
-                key = f"intruders {features} {novelty} {traffic} {len(train)}"
+                key = f"intruders {task.digest} {features} {novelty} {traffic} {len(train)}"
                 settings: dict[str, Any] = {"features": features, "novelty": novelty}
                 if traffic == "clean":
                     measure = partial(intrusion, train, task.test, outside, task.encodings, settings)

@@ -91,7 +91,8 @@ def render(result: dict[str, Any]) -> str:
         f"{mode}: {sum(not r['promoted'] for r in rows if r['mode'] == mode)} of {sum(r['mode'] == mode for r in rows)}"
         for mode in MODES
     )
-    said = max((r for r in rows if not r["promoted"]), key=lambda r: (r["n_traces"], r["teacher"] == "llm"))
+    refused = [r for r in rows if not r["promoted"] and r["mode"] == "certified"]
+    said = max(refused, key=lambda r: (r["n_traces"], r["teacher"] == "llm"), default=None)
     return f"""## NLI, the negative control
 
 Premise and hypothesis in one text, rows grouped by premise, drawn with seed {result["seed"]}. Frozen sentence embeddings do not
@@ -99,12 +100,15 @@ hold the relation of two sentences, so a gate should refuse. Refused: {counts}. 
 
 {table(["teacher", "mode", "traces", *(f"{t:g}" for t in targets)], lines)}
 
-A refusal says why. At {said["n_traces"]:,} traces and target {said["target"]:g}:
-
-> {said["statement"]}
-
-{footer(result)}
+{_said(said)}{footer(result)}
 """
+
+
+def _said(refusal: dict[str, Any] | None) -> str:
+    if refusal is None:
+        return ""
+    where = f"At {refusal['n_traces']:,} traces and target {refusal['target']:g}"
+    return f"A refusal says why. {where}:\n\n> {refusal['statement']}\n\n"
 
 
 def _verdict(row: dict[str, Any]) -> str:

@@ -41,6 +41,11 @@ def signature(policy: Policy, test: Dataset) -> dict[str, Any]:
     }
 
 
+def _by_label(found: dict[str, Any]) -> str:
+    lowest, highest = (share(found[key]["n_handled"], found[key]["n"]) for key in ("lowest", "highest"))
+    return f"{lowest} in all labels" if lowest == highest else f"{lowest} ({found['lowest']['label']}) to {highest}"
+
+
 def render(protocols: list[dict[str, Any]], titles: dict[str, str], refusals: dict[str, Any] | None) -> str:
     """The signatures of the last day at the strictest target, beside the paper's."""
     rows = []
@@ -56,8 +61,7 @@ def render(protocols: list[dict[str, Any]], titles: dict[str, str], refusals: di
             [
                 f"{titles[result['data']]} at {max(result['targets']):g}",
                 share(test["n_handled"], test["n"]),
-                f"{share(found['lowest']['n_handled'], found['lowest']['n'])} ({found['lowest']['label']}) to "
-                f"{share(found['highest']['n_handled'], found['highest']['n'])}",
+                _by_label(found),
                 " / ".join(spread),
                 f"{found['n_labels_with_pairs']} of {found['n_labels']}",
             ]

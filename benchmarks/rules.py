@@ -28,9 +28,10 @@ def largest_empirical(scores: Float64, agree: Bool, target: float, _rng: np.rand
 
 
 def paper(scores: Float64, agree: Bool, target: float, rng: np.random.Generator) -> float | None:
-    """arXiv 2604.14531, section 3.3: swept on a calibration room, point estimate checked on a shadow room.
+    """arXiv 2604.14531: swept on a calibration room (section 3.2), point estimate checked on a shadow room (3.3).
 
-    The rows given are both rooms, in the proportion 12.75 to 15 of the paper's protocol.
+    The paper states no sizes: the rows given are both rooms, in the proportion 12.75 to 15 of ``mode="paper"``. Where all
+    calibration rows qualify the threshold is the lowest of their scores.
     """
     order = rng.permutation(len(scores))
     cut = round(len(scores) * 12.75 / 27.75)
@@ -47,10 +48,10 @@ def peer(scores: Float64, agree: Bool, target: float, rng: np.random.Generator, 
     """What ``tracer-llm`` 0.3.3 does, as a rule on scores; its nominal level is 0.10.
 
     Accept-all where the Clopper-Pearson bound on all rows clears the target. Else thresholds are selected on 70% of the
-    rows by that bound, and the one of largest coverage whose point estimate reaches the target on the other 30% is
-    taken; what it takes must also reach the target, as a point estimate, on all rows. With fewer than 40 rows the bound
-    on all rows decides. (Its third family, a second surrogate on what the first leaves, is not modelled: it only adds
-    chances to pass.)
+    rows by that bound (it splits by label; here at random), and the one of largest coverage whose point estimate reaches the
+    target on the other 30% is taken; what it takes must also reach the target, as a point estimate, on all rows. With fewer than 40 rows the bound
+    on all rows decides. (Its third family, a second surrogate on what the first leaves, is not modelled: it adds coverage,
+    and chances to pass falsely.)
     """
     n = len(scores)
     allowed = _allowed(n, target, delta)

@@ -107,13 +107,15 @@ def _protocols(results: Mapping[str, Result]) -> list[Result]:
 _HEAD = """# Benchmarks
 
 Generated from `benchmarks/results/*.json` by `python -m benchmarks.tables`; do not edit. Traces are labelled by a large
-language model, embeddings are all-MiniLM-L6-v2. No fit reads the official test sets; while building, some alternatives
+language model, embeddings are all-MiniLM-L6-v2. The labels of Banking77, CLINC150 and Northlight were given in batches of 100
+to 240 texts by a model that knew the public benchmarks: it treats repeated phrasings alike, and is easier to imitate than one
+call a message. No fit reads the official test sets; while building, some alternatives
 were looked at on them too ([decisions.md](decisions.md)). Figures are shares of counts; intervals are Clopper-Pearson, 95%.
 
 What differs from the paper: its teacher is Claude Sonnet 4.6 and its encoder BGE-large (1,024 dimensions); here the teacher
 is another large language model and the encoder MiniLM (384 dimensions). The paper's teacher invented seven labels on CLINC150
-(157 classes); this one keeps to the 150 of its list. Its negative control is MNLI with gold labels, here it is e-SNLI with the labels of PaLM-540B and
-with gold labels. Its figures are given beside ours, not as if measured under the same conditions.
+(157 classes); this one keeps to the 150 of its list. Its negative control is MNLI with gold labels, here it is e-SNLI with the labels of PaLM-540B and with
+gold labels. The paper's figures are given beside ours, not as if measured under the same conditions.
 
 ```
 make bench-quick DATA=folder-of-the-data-sets    # every benchmark, cut down, a few minutes; leaves the results alone
@@ -122,7 +124,10 @@ make bench DATA=...                              # all of them, with tracer-llm 
 
 One benchmark alone is `python -m benchmarks.NAME --data ...`: `protocol`, `refusals`, `guarantee`, `resplits`, `hard_tasks`,
 `core`, `growth`, `ablations`, `speed_fit`. The data sets are folders with `train.jsonl` and `test.jsonl`
-(`banking77`, `clinc150`, `nli`, `annolexical`) or `traces.jsonl` (`onet_exposure`, `northlight`).
+(`banking77`, `clinc150`, `nli`, `annolexical`) or `traces.jsonl` (`onet_exposure`, `northlight`); `clinc150` has
+`asked_twice.jsonl` and `oos_test.jsonl` besides. Texts: Banking77 (PolyAI, CC BY 4.0), CLINC150 (clinc/oos-eval, CC BY 3.0), e-SNLI
+with PaLM labels (google-research/distilling-step-by-step, Apache-2.0), O*NET tasks with GPT-4 labels (openai/GPTs-are-GPTs, MIT),
+AnnoLexical (Media-Bias-Group, MIT), Northlight (ships with Tracer, CC0).
 """
 
 _FIGURE = """![Coverage against target on Banking77 and CLINC150, all methods](figures/coverage.svg)

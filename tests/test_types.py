@@ -165,3 +165,11 @@ def test_an_answer_is_handled_only_by_the_surrogate() -> None:
     assert answer.handled
     assert not replace(answer, source="teacher").handled
     assert not replace(answer, source="none").handled
+
+
+def test_units_are_groups_and_rows_without_one() -> None:
+    labels = ["a", "b", "a", "b", "a"]
+    plain = Dataset.from_columns(labels, texts=labels)
+    assert plain.n_units == 5
+    grouped = Dataset.from_columns(labels, texts=labels, groups=["g", "g", None, "h", None])
+    assert grouped.n_units == 4

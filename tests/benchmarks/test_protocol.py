@@ -62,7 +62,9 @@ def test_the_section_has_every_method_and_day() -> None:
 
 
 def test_without_the_peer_its_lines_are_left_out() -> None:
-    assert "tracer-llm" not in protocol.render(result(peer=False))
+    page = protocol.render(result(peer=False))
+    assert "| tracer-llm" not in page
+    assert "`tracer-llm` was not measured." in page
 
 
 def test_the_readme_s_table_and_the_figure_take_the_strictest_target() -> None:
