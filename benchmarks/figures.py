@@ -97,7 +97,9 @@ def draw(results: Mapping[str, dict[str, Any]]) -> None:
             for target, coverage, kept in points:
                 if marker:
                     face = colour if kept else "white"
-                    axis.plot(target, coverage, marker, color=colour, markerfacecolor=face, markersize=6.5, zorder=4)
+                    axis.plot(
+                        target, coverage, marker, color=colour, markerfacecolor=face, markersize=6.5, zorder=2 + width
+                    )
         axis.set_title(TITLES[name])
         axis.set_xlabel("target agreement with the teacher")
         axis.set_xticks([0.80, 0.85, 0.90, 0.95])
