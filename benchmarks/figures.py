@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.protocol import PUBLISHED, TITLES
+from benchmarks.common import TITLES
+from benchmarks.protocol import PUBLISHED
 
 FOLDER = Path(__file__).parent.parent / "docs" / "figures"
 COVERAGE = FOLDER / "coverage.svg"

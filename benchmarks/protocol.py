@@ -25,6 +25,7 @@ import numpy as np
 import tracer
 from benchmarks import baselines, regimes, rules
 from benchmarks.common import (
+    TITLES,
     Cells,
     Task,
     add_peer,
@@ -47,7 +48,6 @@ TARGETS = (0.80, 0.85, 0.90, 0.95)
 STRICTEST = 0.95
 DAYS = 5
 SEED = 0
-TITLES = {"banking77": "Banking77", "clinc150": "CLINC150"}
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "banking77": {

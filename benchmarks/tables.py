@@ -24,7 +24,7 @@ from benchmarks import (
     resplits,
     speed_fit,
 )
-from benchmarks.common import QUICK, RESULTS, table
+from benchmarks.common import QUICK, RESULTS, TITLES, table
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -43,7 +43,7 @@ def page(results: Mapping[str, Result]) -> str:
         if name in results:
             parts.append(render(results[name]))
         if name == "refusals" and _protocols(results):
-            parts.append(regimes.render(_protocols(results), protocol.TITLES, results.get(name)))
+            parts.append(regimes.render(_protocols(results), TITLES, results.get(name)))
     return "\n".join(parts)
 
 
@@ -67,7 +67,7 @@ def summary(results: Mapping[str, Result]) -> str:
     found = _protocols(results)
     if not found:
         return ""
-    columns = {protocol.TITLES[result["data"]]: dict(protocol.methods(result)) for result in found}
+    columns = {TITLES[result["data"]]: dict(protocol.methods(result)) for result in found}
     target = max(found[0]["targets"])
     rows = []
     for method in (
@@ -101,7 +101,7 @@ def with_summary(readme: str, results: Mapping[str, Result]) -> str:
 
 
 def _protocols(results: Mapping[str, Result]) -> list[Result]:
-    return [results[f"protocol_{name}"] for name in protocol.TITLES if f"protocol_{name}" in results]
+    return [results[f"protocol_{name}"] for name in TITLES if f"protocol_{name}" in results]
 
 
 _HEAD = """# Benchmarks

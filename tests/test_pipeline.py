@@ -257,11 +257,11 @@ def test_several_targets_share_delta(small_texts: Dataset) -> None:
 
 
 def test_a_lifetime_ledger_spends_less_on_each_attempt(small_texts: Dataset) -> None:
-    config = replace(LEXICAL, ledger="lifetime", targets=(0.7,))
+    # At 0.6 the shadow room is large enough for one start: a common level of several depends on the counts too.
+    config = replace(LEXICAL, ledger="lifetime", targets=(0.6,))
     levels = [certified(pipeline.fit(small_texts, config, attempt=j))[1] for j in (1, 2)]
-    # Where chains have several starts, their common level depends on the counts as well.
-    assert 2.0 < levels[0].level / levels[1].level < 8.0
-    assert levels[1].level < 0.05 * 6 / (np.pi**2 * 4) + 1e-12
+    assert [c.assumption for c in levels] == ["", ""]
+    assert levels[0].level / levels[1].level == pytest.approx(4.0)
     assert levels[0].level < 0.05 * 6 / np.pi**2 + 1e-12
     assert [c.attempt for c in levels] == [1, 2]
 

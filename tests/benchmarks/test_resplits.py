@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks.resplits import Bench, Population, Row, Setting, Source
 
 from benchmarks import common, resplits
+from benchmarks.resplits import Bench, Population, Row, Setting, Source
 from tracer import pipeline
 from tracer.certification.proposals import ACCEPT_ALL
 from tracer.pipeline import Certified

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from benchmarks.guarantee import cells, measure, one_a_group, passed
 from benchmarks.worlds import (
     BENIGN,
@@ -26,7 +27,6 @@ from benchmarks.worlds import (
     traps,
     wave,
 )
-
 from tracer.certification.gate import Entrant, GateRules, run_gate
 from tracer.certification.proposals import propose
 
