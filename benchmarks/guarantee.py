@@ -643,8 +643,8 @@ def _coverage(cell: dict[str, Any], name: str) -> str:
 
 
 _HEAD = [
-    *("world", "n", "target", "delta", "violations, ours", *_OTHERS),
-    *("coverage, ours", *_OTHERS, "oracle"),
+    *("world", "n", "target", "delta", "violations, ours", *(f"violations, {name}" for name in _OTHERS)),
+    *("coverage, ours", *(f"coverage, {name}" for name in _OTHERS), "coverage, oracle"),
 ]
 
 
@@ -711,8 +711,8 @@ def _starts(cells: list[dict[str, Any]], proposed: list[dict[str, Any]]) -> str:
     worst = max(outside, key=_ratio)
     over = sum(_ratio(cell) > 1 for cell in outside)
     head = [
-        *("world", "n", "target", "delta", "assumption", "violations, several starts", "one start"),
-        *("coverage, several starts", "one start", "oracle"),
+        *("world", "n", "target", "delta", "assumption", "violations, several starts", "violations, one start"),
+        *("coverage, several starts", "coverage, one start", "coverage, oracle"),
     ]
     return (
         "Small rooms may use several starts, which assumes that disagreement does not rise with the score. Rehearsal chose "
@@ -737,8 +737,9 @@ def _many(cells: list[dict[str, Any]]) -> str:
         for cell in cells
     ]
     head = [
-        *("world", "n", "target", "delta", "violations, ours", "any that passed", "all at full delta", *_OTHERS),
-        *("coverage, ours", "all at full delta", "oracle"),
+        *("world", "n", "target", "delta", "violations, ours", "any that passed", "violations, all at full delta"),
+        *(f"violations, {name}" for name in _OTHERS),
+        *("coverage, ours", "coverage, all at full delta", "coverage, oracle"),
     ]
     return (
         "Several candidates with correlated scores and errors. Ours shortlists three out of fold and tests them at shares of "
@@ -759,8 +760,9 @@ def _grouped_rows(cells: list[dict[str, Any]]) -> str:
         for cell in cells
     ]
     head = [
-        *("world", "groups", "target", "delta", "violations, ours", "groups ignored", *_OTHERS),
-        *("coverage, ours", "groups ignored", "oracle"),
+        *("world", "groups", "target", "delta", "violations, ours", "violations, groups ignored"),
+        *(f"violations, {name}" for name in _OTHERS),
+        *("coverage, ours", "coverage, groups ignored", "coverage, oracle"),
     ]
     return (
         "Rows of one group share their luck. Ours certifies on one row a group; the control, like the other rules, takes "

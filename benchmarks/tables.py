@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,21 @@ Result = dict[str, Any]
 
 def page(results: Mapping[str, Result]) -> str:
     """The whole page, from results by name; what was not measured is left out."""
-    parts = [_HEAD]
-    if _protocols(results):
-        parts.append(_FIGURE)
+    sections = []
     for name, render in _SECTIONS:
         if name in results:
-            parts.append(render(results[name]))
+            sections.append(render(results[name]))
         if name == "refusals" and _protocols(results):
-            parts.append(regimes.render(_protocols(results), TITLES, results.get(name)))
-    return "\n".join(parts)
+            sections.append(regimes.render(_protocols(results), TITLES, results.get(name)))
+    figure = [_FIGURE] if _protocols(results) else []
+    return "\n".join([_HEAD, *_contents(sections), *figure, *sections])
+
+
+def _contents(sections: Sequence[str]) -> list[str]:
+    """A link to each section."""
+    titles = [line[3:] for section in sections for line in section.splitlines() if line.startswith("## ")]
+    links = [f"- [{t}](#{re.sub(r'[^a-z0-9 -]', '', t.lower()).replace(' ', '-')})" for t in titles]
+    return ["\n".join(links) + "\n"] if links else []
 
 
 _SECTIONS: tuple[tuple[str, Callable[[Result], str]], ...] = (

@@ -85,7 +85,8 @@ def test_the_readme_s_table_and_the_figure_take_the_strictest_target() -> None:
 def test_the_page_leaves_out_what_was_not_measured() -> None:
     assert "## " not in tables.page({}).replace("# Benchmarks", "")
     page = tables.page({"protocol_banking77": result()})
-    assert "The paper's protocol: Banking77" in page
+    assert "- [The paper's protocol: Banking77](#the-papers-protocol-banking77)" in page
+    assert "## The paper's protocol: Banking77" in page
     assert "Signatures of the regimes" in page
     assert "The promise in worlds" not in page
 
