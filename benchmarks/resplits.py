@@ -487,8 +487,8 @@ def _summary_table(rows: Sequence[Row]) -> str:
         lost = [_spread([row.lost(method) for row in same]) for method in ("ours", "peer")]
         lines.append([f"{delta:g}", f"{n:,}", len(same), *violated, *lost])
     head = [
-        "delta", "shadow traces", "cells", "ours: violations, mean and largest", "paper", "peer", "largest empirical",
-        "ours: coverage lost to the oracle, mean and largest", "peer",
+        "delta", "shadow traces", "cells", "ours: violations, mean and largest", "paper: violations", "peer: violations",
+        "largest empirical: violations", "ours: coverage lost to the oracle, mean and largest", "peer: coverage lost",
     ]  # fmt: skip
     return common.table(head, lines)
 
