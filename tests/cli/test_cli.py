@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -269,8 +270,16 @@ def test_declared_labels_come_from_a_file(log: Path, cut: Dataset, tmp_path: Pat
     assert names[0] not in [c["label"] for c in facts["report"]["classes"]]
 
 
+def test_an_encoder_that_cannot_be_exported_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "'some/model' is no local model" in one_line(run("export-encoder", "some/model", "new"))
+    assert "exists already" in one_line(run("export-encoder", "some/model", tmp_path))
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert "pip install 'tracer-router[onnx-export]'" in one_line(run("export-encoder", tmp_path, "new"))
+
+
 def test_version_and_help() -> None:
     assert run("--version").stdout.strip() == f"tracer {__version__}"
-    for verb in ("demo", "scan", "fit", "update", "backtest", "route", "show"):
+    for verb in ("demo", "scan", "fit", "update", "backtest", "route", "show", "export-encoder"):
         assert run(verb, "--help").exit_code == 0
     assert run("fly").exit_code == 2

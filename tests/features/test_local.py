@@ -92,7 +92,7 @@ def test_names_of_remote_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("cohere:x", "unknown kind 'cohere'; known: openai:MODEL, st:MODEL"),
+        ("cohere:x", "unknown kind 'cohere'; known: onnx:FOLDER, openai:MODEL, st:MODEL"),
         ("openai:", "no model"),
         (" ", "no model"),
     ],

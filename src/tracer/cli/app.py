@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from tracer import __version__
-from tracer.cli import demo, routing, showing, training
+from tracer.cli import demo, exporting, routing, showing, training
 from tracer.cli.common import out
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ app.command("update")(training.update)
 app.command("backtest")(training.backtest)
 app.command("route")(routing.route)
 app.command("show")(showing.show)
+app.command("export-encoder")(exporting.export_encoder)
 
 
 def main() -> None:

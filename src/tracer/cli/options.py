@@ -16,7 +16,10 @@ Embeddings = Annotated[
 ]
 Embedder = Annotated[
     str | None,
-    typer.Option(help="Sentence-transformers name or folder, or openai:MODEL for an /v1/embeddings endpoint."),
+    typer.Option(
+        help="Sentence-transformers name or folder, onnx:FOLDER of an exported encoder, or openai:MODEL for an "
+        "/v1/embeddings endpoint."
+    ),
 ]
 InputField = Annotated[str | None, typer.Option(help="Key of the input text; dotted paths reach inside.")]
 LabelField = Annotated[str | None, typer.Option(help="Key of the teacher's label.")]

@@ -18,7 +18,7 @@ from tracer.features.dense import PROBE_TEXTS, as_vectors, failure, vectors_dige
 from tracer.types import EmbedderIdentity, Float32
 
 _WEIGHTS_AND_CONFIG = {".safetensors", ".bin", ".json", ".txt"}
-_CHATTY = ("sentence_transformers", "transformers", "huggingface_hub")
+_CHATTY = ("sentence_transformers", "transformers", "huggingface_hub", "torch.onnx")
 
 
 class SentenceTransformerEmbedder:
@@ -45,6 +45,11 @@ class SentenceTransformerEmbedder:
     def identity(self) -> EmbedderIdentity:
         """The model as it was named, its dimension, and its digest."""
         return self._identity
+
+    @property
+    def model(self) -> Any:
+        """The sentence-transformers model itself."""
+        return self._model
 
     def embed(self, texts: Sequence[str]) -> Float32:
         """Vectors (n, d), of norm 1 where ``normalize`` is on. Raises EmbedderError."""
@@ -116,7 +121,7 @@ def _load(source: str, device: str | None, name: str) -> Any:
     except ImportError as error:
         raise MissingExtraError("sentence-transformers", "encoder", f"the local sentence encoder {name!r}") from error
     try:
-        with _quiet():
+        with quiet():
             return SentenceTransformer(source, device=device)
     except TracerError:
         raise
@@ -125,8 +130,8 @@ def _load(source: str, device: str | None, name: str) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Neither progress bars nor log lines while a model loads; what was switched off comes back."""
+def quiet() -> Iterator[None]:
+    """Neither progress bars nor log lines while a model loads or is exported; what was switched off comes back."""
     # by name: transformers comes with sentence-transformers, and a type checker need not have it
     bars = import_module("transformers.utils.logging")
     shown = bars.is_progress_bar_enabled()
