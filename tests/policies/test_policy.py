@@ -45,13 +45,13 @@ def test_one_and_many_decide_identically(kind: str, policies: dict[str, Policy],
     assert 0.2 < together.coverage < 0.8
 
 
-def test_a_batch_moves_a_lexical_score_by_no_more_than_its_last_bits(
+def test_a_batch_moves_a_lexical_score_by_no_more_than_the_last_bits_of_float32(
     policies: dict[str, Policy], small: Dataset
 ) -> None:
     assert small.texts is not None
     together = policies["lexical"].decide(small.texts)
     alone = [policies["lexical"].decide([text]).scores[0] for text in small.texts]
-    assert np.abs(together.scores - alone).max() < 1e-12
+    assert np.abs(together.scores - alone).max() < 2e-6
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,6 @@ from typing import Any, Self
 
 from tracer.config import Contract, Guarantee
 from tracer.errors import ArchiveError
-from tracer.stats import binomial
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +61,15 @@ class Certificate:
     @property
     def agreement_lower(self) -> float:
         """Clopper-Pearson lower bound on handled agreement at ``level``."""
+        from tracer.stats import binomial  # needs scipy, which serving does not load
+
         return binomial.agreement_lower(self.n_agreed, self.n_handled, self.level)
 
     @property
     def p_value(self) -> float:
         """The exact p-value that was compared with ``level``."""
+        from tracer.stats import binomial
+
         if self.contract == "overall":
             joint = binomial.p_value(self.n_disagreed, self.n_shadow, self.target)
             floor = binomial.p_value(self.n_disagreed, self.n_handled, self.handled_floor or 0.0)

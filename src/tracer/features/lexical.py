@@ -10,32 +10,55 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from tracer.types import Float32
 
-CHARACTER_SIZES = (4,)
-"""Lengths of the character n-grams, counted within words and their edges."""
-WORD_SIZES = (1, 2)
+if TYPE_CHECKING:
+    from scipy import sparse
+
+CHARACTER_SIZE = 4
+"""Length of the character n-grams, counted within words and their edges. Words and pairs of words join them."""
 MAX_FEATURES = 1 << 17
 
-_UInt64 = NDArray[np.uint64]
+_UInt64: TypeAlias = NDArray[np.uint64]
+Counts: TypeAlias = tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.int64]]
+"""Row, hash and count of each distinct n-gram of each text, ordered by row and hash."""
+
 _BASE = 0x100000001B3  # odd, hence invertible modulo 2**64
 _INVERSE = pow(_BASE, -1, 1 << 64)
 _WORD_SALT = np.uint64(0xA0761D6478BD642F)
-_CHARACTER_SALT = 0xE7037ED1A0B428DB
-_SPACE, _END = 0x20, 0x00
+_CHARACTER_SALT = np.uint64(0xE7037ED1A0B428DB * CHARACTER_SIZE & 0xFFFFFFFFFFFFFFFF)
+_SPACE = 0x20
+_CHUNK = 8192
+"""Texts that are hashed at a time."""
 
 
 def normalise(text: str) -> str:
     """NFKC, lower case, single spaces: what is hashed."""
-    lower = unicodedata.normalize("NFKC", text.replace("\x00", " ")).lower()
+    text = text.replace("\x00", " ")
+    if text.isascii():  # NFKC has nothing to do
+        return " ".join(text.lower().split())
     # Lower case may leave what composes anew.
-    return " ".join(unicodedata.normalize("NFKC", lower).split())
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower()).split())
+
+
+class SparseRow(NamedTuple):
+    """One row of ``dimension`` features: ``columns`` (m,) and ``values`` (m,)."""
+
+    columns: NDArray[np.intp]
+    values: Float32
+    dimension: int
+
+    def matrix(self) -> sparse.csr_matrix:
+        """The row as a matrix (1, d)."""
+        from scipy import sparse
+
+        pointers = [0, len(self.columns)]
+        return sparse.csr_matrix((self.values, self.columns, pointers), shape=(1, self.dimension))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,106 +76,151 @@ class LexicalFeatures:
     @classmethod
     def fit(cls, texts: Sequence[str], *, min_count: int = 2, max_features: int = MAX_FEATURES) -> Self:
         """Keep n-grams found in at least ``min_count`` texts, the most frequent ``max_features`` of them."""
-        _, hashes, _ = count_ngrams(texts)
+        return cls._of(count_ngrams(texts)[1], len(texts), min_count, max_features)
+
+    @classmethod
+    def fit_transform(
+        cls, texts: Sequence[str], *, min_count: int = 2, max_features: int = MAX_FEATURES
+    ) -> tuple[Self, sparse.csr_matrix]:
+        """``fit`` and ``transform`` of the same texts, which are hashed once."""
+        counted = count_ngrams(texts)
+        fitted = cls._of(counted[1], len(texts), min_count, max_features)
+        return fitted, fitted._matrix(counted, len(texts))
+
+    @classmethod
+    def _of(cls, hashes: NDArray[np.uint32], n_texts: int, min_count: int, max_features: int) -> Self:
         kept, frequency = np.unique(hashes, return_counts=True)
-        chosen = frequency >= min(min_count, max(len(texts) // 2, 1))
+        chosen = frequency >= min(min_count, max(n_texts // 2, 1))
         if chosen.sum() > max_features:
             # Ties at the cut fall to the smaller hash, so the choice does not depend on row order.
             order = np.lexsort((kept, -frequency))[:max_features]
             chosen = np.zeros(len(kept), dtype=bool)
             chosen[order] = True
-        idf = np.log((1.0 + len(texts)) / (1.0 + frequency[chosen])) + 1.0
+        idf = np.log((1.0 + n_texts) / (1.0 + frequency[chosen])) + 1.0
         return cls(kept[chosen], idf.astype(np.float32))
 
     def transform(self, texts: Sequence[str]) -> sparse.csr_matrix:
         """Rows of unit length (n, d), float32; a text with no known n-gram is a zero row."""
-        rows, hashes, counts = count_ngrams(texts)
+        return self._matrix(count_ngrams(texts), len(texts))
+
+    def transform_one(self, text: str) -> SparseRow:
+        """The row that ``transform`` makes of this text."""
+        _, hashes, counts = _count([text])
+        _, columns, values = self._weigh(hashes, counts)
+        length = float(np.dot(values, values)) ** 0.5
+        if length:
+            values /= np.float32(length)
+        return SparseRow(columns, values, self.dimension)
+
+    def _weigh(
+        self, hashes: NDArray[np.uint32], counts: NDArray[np.int64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.intp], Float32]:
+        """Which n-grams are known, their columns, and their values before a row gets unit length."""
         columns = np.searchsorted(self.hashes, hashes)
-        columns[columns == len(self.hashes)] = 0
-        known = self.hashes[columns] == hashes if len(self.hashes) else np.zeros(len(hashes), dtype=bool)
-        rows, columns, counts = rows[known], columns[known], counts[known]
-        values = (1.0 + np.log(counts, dtype=np.float32)) * self.idf[columns]
-        norm = np.sqrt(np.bincount(rows, weights=values * values, minlength=len(texts)))
+        known = self.hashes.take(columns, mode="clip") == hashes if len(self.hashes) else np.zeros(len(hashes), bool)
+        columns = columns[known]
+        values = np.log(counts[known], dtype=np.float32)
+        values += np.float32(1.0)
+        values *= self.idf[columns]
+        return known, columns, values
+
+    def _matrix(self, counted: Counts, n_texts: int) -> sparse.csr_matrix:
+        # Serving decides on one text without scipy, which takes longer to import than all the rest.
+        from scipy import sparse
+
+        rows, hashes, counts = counted
+        known, columns, values = self._weigh(hashes, counts)
+        rows = rows[known]
+        norm = np.sqrt(np.bincount(rows, weights=values * values, minlength=n_texts))
         values /= norm[rows].astype(np.float32)
-        pointers = np.zeros(len(texts) + 1, dtype=np.int32)
-        np.cumsum(np.bincount(rows, minlength=len(texts)), out=pointers[1:])
-        shape = (len(texts), self.dimension)
+        pointers = np.zeros(n_texts + 1, dtype=np.int32)
+        np.cumsum(np.bincount(rows, minlength=n_texts), out=pointers[1:])
+        shape = (n_texts, self.dimension)
         return sparse.csr_matrix((values, columns.astype(np.int32), pointers), shape=shape, copy=False)
 
 
-def count_ngrams(
-    texts: Sequence[str],
-) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.int64]]:
+def count_ngrams(texts: Sequence[str]) -> Counts:
     """Distinct n-grams of each text: row, hash and count, ordered by row and hash."""
-    rows, hashes = _hash_ngrams(texts)
-    keys = (rows.astype(np.uint64) << np.uint64(32)) | (hashes >> np.uint64(32))
+    if len(texts) <= _CHUNK:
+        return _count(texts)
+    parts = [_count(texts[i : i + _CHUNK]) for i in range(0, len(texts), _CHUNK)]
+    rows = np.concatenate([part[0] + i * _CHUNK for i, part in enumerate(parts)])
+    return rows, np.concatenate([part[1] for part in parts]), np.concatenate([part[2] for part in parts])
+
+
+def _count(texts: Sequence[str]) -> Counts:
+    keys = _keys(texts)
     keys.sort()
-    first = np.ones(len(keys), dtype=bool)
+    first = np.empty(len(keys), dtype=bool)
+    first[:1] = True
     np.not_equal(keys[1:], keys[:-1], out=first[1:])
     starts = np.flatnonzero(first)
-    counts = np.diff(np.append(starts, len(keys)))
+    counts = np.empty(len(starts), dtype=np.int64)
+    np.subtract(starts[1:], starts[:-1], out=counts[:-1])
+    counts[-1:] = len(keys) - starts[-1:]
     distinct = keys[starts]
-    return (
-        (distinct >> np.uint64(32)).astype(np.int64),
-        (distinct & np.uint64(0xFFFFFFFF)).astype(np.uint32),
-        counts,
-    )
+    return (distinct >> np.uint64(32)).astype(np.int64), distinct.astype(np.uint32), counts
 
 
-def _hash_ngrams(texts: Sequence[str]) -> tuple[NDArray[np.int64], _UInt64]:
-    laid = [f" {normalise(text)} \x00" for text in texts]
-    lengths = np.fromiter(map(len, laid), dtype=np.int64, count=len(laid))
-    # Lone surrogates cannot be encoded; "surrogatepass" keeps serving alive on any string.
-    codes = np.frombuffer("".join(laid).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    row = np.repeat(np.arange(len(laid)), lengths)
-    letters = _mix(codes.astype(np.uint64) + np.uint64(1))
-    rows, hashes = zip(*_character_ngrams(codes, letters, row), *_word_ngrams(codes, letters, row), strict=True)
-    return np.concatenate(rows), np.concatenate(hashes)
+def _keys(texts: Sequence[str]) -> _UInt64:
+    """Row and hash of each n-gram in one number: 32 bits each.
+
+    Every text is laid between two spaces, so no word and no window of characters reaches into the next text.
+    """
+    laid = [f" {normalise(text)} " for text in texts]
+    joined = "".join(laid)
+    if joined.isascii():
+        codes = np.frombuffer(joined.encode("ascii"), dtype=np.uint8)
+        letters, word = _ASCII_LETTERS[codes], _ASCII_WORD[codes]
+    else:
+        # Lone surrogates cannot be encoded; "surrogatepass" keeps serving alive on any string.
+        points = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        letters, word = _mix(points.astype(np.uint64) + np.uint64(1)), _is_alphanumeric(points)
+        codes = np.minimum(points, 255).astype(np.uint8)
+    at, windows = _character_ngrams(codes, letters)
+    starts, runs = _words(letters, word)
+    hashes = _mix(np.concatenate([windows, runs]))
+    words = hashes[len(windows) :]
+    pairs = _mix(words[:-1] * np.uint64(_BASE) + words[1:])
+    if len(texts) == 1:
+        return np.concatenate([hashes, pairs]) >> np.uint64(32)
+    ends = np.cumsum(np.fromiter(map(len, laid), dtype=np.int64, count=len(laid)))
+    rows = np.searchsorted(ends, np.concatenate([at, starts]), side="right").astype(np.uint64)
+    of_word = rows[len(at) :]
+    together = of_word[1:] == of_word[:-1]
+    all_rows = np.concatenate([rows, of_word[1:][together]])
+    return (all_rows << np.uint64(32)) | (np.concatenate([hashes, pairs[together]]) >> np.uint64(32))
 
 
-def _character_ngrams(
-    codes: NDArray[np.uint32], letters: _UInt64, row: NDArray[np.int64]
-) -> list[tuple[NDArray[np.int64], _UInt64]]:
-    """Windows that do not cross a text and hold a space at their edges only."""
-    n = len(codes)
-    inner_stop = (codes == _SPACE) | (codes == _END)
-    end = codes == _END
-    found = []
-    rolling = letters
-    for size in range(2, max(CHARACTER_SIZES) + 1):
-        if size > n:
-            break
-        rolling = rolling[: n - size + 1] * np.uint64(_BASE) + letters[size - 1 :]
-        if size not in CHARACTER_SIZES:
-            continue
-        allowed = ~(end[: n - size + 1] | end[size - 1 :])
-        for offset in range(1, size - 1):
-            allowed &= ~inner_stop[offset : n - size + 1 + offset]
-        at = np.flatnonzero(allowed)
-        salt = np.uint64(_CHARACTER_SALT * size & 0xFFFFFFFFFFFFFFFF)
-        found.append((row[at], _mix(rolling[at] + salt)))
-    return found
+def _character_ngrams(codes: NDArray[np.uint8], letters: _UInt64) -> tuple[NDArray[np.intp], _UInt64]:
+    """Where windows start that hold a space at their edges only, and their hashes before mixing."""
+    n = len(codes) - CHARACTER_SIZE + 1
+    if n <= 0:
+        return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.uint64)
+    inside = codes != _SPACE
+    allowed = inside[1 : n + 1]
+    for offset in range(2, CHARACTER_SIZE - 1):
+        allowed = allowed & inside[offset : n + offset]
+    at = np.flatnonzero(allowed)
+    rolling = letters[at]
+    for offset in range(1, CHARACTER_SIZE):
+        rolling *= np.uint64(_BASE)
+        rolling += letters[at + offset]
+    rolling += _CHARACTER_SALT
+    return at, rolling
 
 
-def _word_ngrams(
-    codes: NDArray[np.uint32], letters: _UInt64, row: NDArray[np.int64]
-) -> list[tuple[NDArray[np.int64], _UInt64]]:
-    """Runs of letters and digits, and pairs of neighbouring runs.
+def _words(letters: _UInt64, word: NDArray[np.bool_]) -> tuple[NDArray[np.intp], _UInt64]:
+    """Where runs of letters and digits start, and their hashes before mixing.
 
     With H the prefix sums of letter * BASE**-position, (H[end] - H[start]) * BASE**start is the same for a
     word wherever it stands, so all words are hashed without a loop.
     """
-    word = _is_alphanumeric(codes)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], word, [False]]).astype(np.int8)))
-    start, end = edges[::2], edges[1::2]
-    down, up = _powers(_INVERSE, len(codes)), _powers(_BASE, len(codes))
-    prefix = np.zeros(len(codes) + 1, dtype=np.uint64)
-    np.cumsum(letters * down, out=prefix[1:])
-    words = _mix((prefix[end] - prefix[start]) * up[start] + _WORD_SALT)
-    at = row[start]
-    together = at[1:] == at[:-1]
-    pairs = _mix(words[:-1] * np.uint64(_BASE) + words[1:])
-    return [(at, words), (at[1:][together], pairs[together])]
+    edges = np.flatnonzero(word[1:] != word[:-1])  # texts begin and end with a space
+    down, up = _powers(len(letters))
+    prefix = np.cumsum(letters * down, dtype=np.uint64)[edges]
+    starts = edges[::2] + 1
+    return starts, (prefix[1::2] - prefix[::2]) * up[starts] + _WORD_SALT
 
 
 def _is_alphanumeric(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
@@ -161,7 +229,14 @@ def _is_alphanumeric(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
     return flags[inverse]
 
 
-def _powers(base: int, n: int) -> _UInt64:
+def _powers(n: int) -> tuple[_UInt64, _UInt64]:
+    """Powers of the base, falling and rising: (n,) each."""
+    if n <= len(_SHORT_POWERS[0]):
+        return _SHORT_POWERS[0][:n], _SHORT_POWERS[1][:n]
+    return _power(_INVERSE, n), _power(_BASE, n)
+
+
+def _power(base: int, n: int) -> _UInt64:
     out = np.full(n, base, dtype=np.uint64)
     out[:1] = 1
     return np.cumprod(out, dtype=np.uint64)
@@ -172,3 +247,8 @@ def _mix(h: _UInt64) -> _UInt64:
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return h ^ (h >> np.uint64(31))
+
+
+_SHORT_POWERS = _power(_INVERSE, 4096), _power(_BASE, 4096)
+_ASCII_LETTERS = _mix(np.arange(1, 129, dtype=np.uint64))
+_ASCII_WORD = np.array([chr(code).isalnum() for code in range(128)])

@@ -11,15 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
-from tracer.learning.heads import softmax
 from tracer.learning.neighbours import NAMES as NEIGHBOUR_NAMES
 from tracer.learning.neighbours import Nearness, Prototypes
 from tracer.types import Float32, Float64, Int32
 
 PAPER_FEATURES = ("top_1", "top_2", "margin", "entropy")
-_TINY = 1e-7
+TINY = 1e-7
+"""Doubts below this are all the same."""
+SURE = 20.0
+"""Log odds where there is no other label."""
+LOWEST_LOG_P = -15.0
+_LARGEST = 700.0  # exp overflows soon after
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,25 +55,31 @@ def feature_names(n_views: int, *, paper: bool = False, neighbours: bool = False
 
 
 def confidence(logits: Float32) -> tuple[Int32, Float64, Float64]:
-    """Predicted code (n,), the paper's four features (n, 4) and three more on the log scale (n, 3)."""
-    rows = np.arange(len(logits))
-    predicted = logits.argmax(axis=1).astype(np.int32)
-    p = softmax(logits)
-    top_1 = p[rows, predicted].astype(np.float64)
-    others = logits.copy()
-    others[rows, predicted] = -np.inf
-    if logits.shape[1] > 1:
-        second = others.argmax(axis=1)
-        top_2 = p[rows, second].astype(np.float64)
-        log_odds = (logits[rows, predicted] - logits[rows, second]).astype(np.float64)
-    else:
-        top_2, log_odds = np.zeros(len(rows)), np.full(len(rows), 20.0)
-    scale = np.log(max(logits.shape[1], 2))
-    entropy = -(p * np.log(p + np.float32(_TINY))).sum(axis=1, dtype=np.float64) / scale
-    doubt = np.log(np.maximum(1.0 - top_1, _TINY))
+    """Predicted code (n,), the paper's four features (n, 4) and three more on the log scale (n, 3).
+
+    With others = sum over the other labels of exp(logit - largest logit), the largest probability is
+    1 / (1 + others): what is left to the others keeps its digits however sure the surrogate is.
+    """
+    n, k = logits.shape
+    rows = np.arange(n)
+    predicted = logits.argmax(axis=1)
+    top = logits[rows, predicted]
+    rest: Float32 = logits - top[:, None]
+    rest[rows, predicted] = -np.inf
+    # The second largest by its place: numpy finds places faster than values.
+    gap = rest[rows, rest.argmax(axis=1)] if k > 1 else np.full(n, -SURE, dtype=np.float32)
+    p = np.exp(rest)
+    rest[rows, predicted] = 0.0
+    others = (p @ np.ones(k, dtype=np.float32)).astype(np.float64)
+    total = 1.0 + others
+    weighted = np.einsum("nk,nk->n", p, rest).astype(np.float64)
+    top_1 = 1.0 / total
+    top_2 = np.exp(gap, dtype=np.float64) / total if k > 1 else np.zeros(n)
+    entropy = (np.log(total) - weighted / total) / np.log(max(k, 2))
+    doubt = np.log(np.maximum(others / total, TINY))
     paper = np.stack([top_1, top_2, top_1 - top_2, entropy], axis=1)
-    extra = np.stack([log_odds, doubt, logits[rows, predicted].astype(np.float64)], axis=1)
-    return predicted, paper, extra
+    extra = np.stack([-gap.astype(np.float64), doubt, top.astype(np.float64)], axis=1)
+    return predicted.astype(np.int32), paper, extra
 
 
 def view_columns(views: tuple[Float32, ...], predicted: Int32) -> Float64:
@@ -84,7 +93,7 @@ def view_columns(views: tuple[Float32, ...], predicted: Int32) -> Float64:
         top = view.max(axis=1)
         own = view[rows, predicted]
         log_p = (own - top - np.log(np.exp(view - top[:, None]).sum(axis=1))).astype(np.float64)
-        out += [np.exp(log_p), np.maximum(log_p, -15.0), (own >= top).astype(np.float64)]
+        out += [np.exp(log_p), np.maximum(log_p, LOWEST_LOG_P), (own >= top).astype(np.float64)]
     return np.stack(out, axis=1)
 
 
@@ -121,4 +130,4 @@ class Acceptor:
     def probability(self, features: Float64) -> Float64:
         """P(surrogate agrees with teacher) (n,)."""
         z = ((features - self.mean) / self.scale) @ self.coefficients + self.intercept
-        return np.asarray(special.expit(z), dtype=np.float64)
+        return 1.0 / (1.0 + np.exp(np.minimum(-z, _LARGEST)))

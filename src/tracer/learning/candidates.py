@@ -11,14 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.config import Novelty
+from tracer.errors import FeatureError
 from tracer.learning.acceptors import Acceptor
 from tracer.learning.heads import softmax
 from tracer.learning.neighbours import Nearness
-from tracer.learning.surrogates import Blocks, Surrogate
+from tracer.learning.surrogates import BlockName, Blocks, Surrogate
+from tracer.learning.threads import n_workers, one_thread_each
 from tracer.types import Float32, Float64, Int32, Reason
 
 ALWAYS_DEFER_PROBABILITY = 0.05
 """An input is never handled where the always-defer labels together reach this probability."""
+
+_CHUNK = 2048
+"""Inputs scored at a time: their logits stay in the processor's cache, and memory stays bounded."""
 
 BARS: tuple[Reason, ...] = ("below_threshold", "novel", "always_defer", "error_cost", "class_floor")
 """Why a score is barred, by code; 0 is no bar."""
@@ -66,7 +71,30 @@ class Candidate:
         return self.surrogate.name
 
     def score(self, blocks: Blocks) -> Scored:
-        """Score n inputs from their feature blocks."""
+        """Score n inputs from their feature blocks, a chunk at a time and the chunks beside each other.
+
+        Raises FeatureError where an embedding holds NaN or infinity.
+        """
+        used: set[BlockName] = {"dense"} if self.acceptor.prototypes is not None else set()
+        read = {name: blocks[name] for name in used | self.surrogate.blocks}
+        n = next(iter(read.values())).shape[0]
+        if n <= _CHUNK:
+            return self._score(read)
+        from concurrent.futures import ThreadPoolExecutor
+
+        chunks = [slice(i, i + _CHUNK) for i in range(0, n, _CHUNK)]
+        with one_thread_each(), ThreadPoolExecutor(n_workers(len(chunks))) as workers:
+            parts = list(workers.map(lambda chunk: self._score({k: b[chunk] for k, b in read.items()}), chunks))
+        return Scored(
+            np.concatenate([part.predicted for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.bars for part in parts]),
+        )
+
+    def _score(self, blocks: Blocks) -> Scored:
+        dense = blocks.get("dense")
+        if isinstance(dense, np.ndarray) and not np.isfinite(np.dot(dense.ravel(), dense.ravel())):
+            raise FeatureError("embeddings hold NaN or infinity")
         nearness = None
         if self.acceptor.prototypes is not None:
             nearness = self.acceptor.prototypes.nearness(np.asarray(blocks["dense"], dtype=np.float32))

@@ -1,23 +1,25 @@
 """Heads: the forward pass of a trained classifier, in NumPy, as it is archived and served.
 
 A head maps a feature block (n, d) to logits (n, k). Serving imports this module; it must not import
-scikit-learn. Trees are run by ONNX Runtime, imported when a policy with trees is loaded.
+scikit-learn, nor scipy. Trees are run by ONNX Runtime, imported when a policy with trees is loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from tracer.errors import ArchiveError, MissingExtraError
 from tracer.types import Float32
 
-Block: TypeAlias = sparse.csr_matrix | Float32
+if TYPE_CHECKING:
+    from scipy import sparse
+
+Block: TypeAlias = Union["sparse.csr_matrix", Float32]
 _PROBABILITY_FLOOR = 1e-6
 
 
@@ -35,15 +37,18 @@ class Head(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearHead:
-    """``weights`` (d, k), ``bias`` (k,)."""
+    """``weights`` (d, k), ``bias`` (k,). ``step``: length of the optimiser's last steps, for a start from here."""
 
     weights: Float32
     bias: Float32
+    step: float = 0.0
     kind: ClassVar[str] = "linear"
 
     def logits(self, block: Block) -> Float32:
         """``block @ weights + bias``."""
-        return np.asarray(block @ self.weights, dtype=np.float32) + self.bias
+        out = np.asarray(block @ self.weights, dtype=np.float32)
+        out += self.bias
+        return out
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """``weights`` and ``bias``."""
@@ -158,6 +163,8 @@ def stack(first: Block, second: Block) -> Block:
     """Rows of one block under those of another of the same kind."""
     if isinstance(first, np.ndarray) or isinstance(second, np.ndarray):
         return np.vstack([np.asarray(first), np.asarray(second)])
+    from scipy import sparse
+
     return sparse.csr_matrix(sparse.vstack([first, second]))
 
 

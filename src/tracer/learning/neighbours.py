@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 from tracer.types import Float32, Float64, Int32
 
 MAX_PROTOTYPES = 2000
+MAX_ROWS = 50_000
+"""Training rows up to which neighbours are tried: the more rows, the less a fixed number of prototypes says."""
 NAMES = ("nearest", "mean_near", "share_near", "same_over_other", "nearest_same")
-_NEAR, _SHARPNESS, _CHUNK = 10, 10.0, 4096
+NEAR = 10
+"""How many of the nearest traces are looked at."""
+SHARPNESS = 10.0
+_CHUNK = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +34,7 @@ class Nearness:
     def columns(self, predicted: Int32) -> Float64:
         """The features ``NAMES`` (n, 5) of each prediction."""
         rows = np.arange(len(predicted))
-        weights = np.exp(np.float32(_SHARPNESS) * self.similarities)
+        weights = np.exp(np.float32(SHARPNESS) * self.similarities)
         share = (weights * (self.labels == predicted[:, None])).sum(axis=1) / weights.sum(axis=1)
         same = self.by_class[rows, predicted]
         others = self.by_class.copy()
@@ -54,15 +59,9 @@ class Prototypes:
         rows = rows[np.argsort(y[rows], kind="stable")]
         return cls(_unit(dense[rows]), y[rows], n_classes), rows
 
-    def nearness(
-        self, dense: Float32, *, folds: NDArray[np.int8] | None = None, own: NDArray[np.int8] | None = None
-    ) -> Nearness:
-        """Nearness of n rows (n, d). With ``folds`` (n,) of the rows and ``own`` (m,) of the prototypes, a row's
-        neighbours come from the other folds only."""
-        parts = [
-            self._nearness(dense[i : i + _CHUNK], None if folds is None else folds[i : i + _CHUNK], own)
-            for i in range(0, max(len(dense), 1), _CHUNK)
-        ]
+    def nearness(self, dense: Float32) -> Nearness:
+        """Nearness of n rows (n, d)."""
+        parts = [self._nearness(dense[i : i + _CHUNK]) for i in range(0, max(len(dense), 1), _CHUNK)]
         if len(parts) == 1:
             return parts[0]
         return Nearness(
@@ -71,11 +70,13 @@ class Prototypes:
             np.concatenate([p.by_class for p in parts]),
         )
 
-    def _nearness(self, dense: Float32, folds: NDArray[np.int8] | None, own: NDArray[np.int8] | None) -> Nearness:
+    def without(self, rows: NDArray[np.bool_]) -> Prototypes:
+        """The prototypes that ``rows`` (m,) does not name."""
+        return Prototypes(self.vectors[~rows], self.labels[~rows], self.n_classes)
+
+    def _nearness(self, dense: Float32) -> Nearness:
         similar = _unit(dense) @ self.vectors.T
-        if folds is not None and own is not None:
-            similar[folds[:, None] == own[None, :]] = -1.0  # below any cosine
-        n_near = min(_NEAR, similar.shape[1])
+        n_near = min(NEAR, similar.shape[1])
         near = np.argpartition(similar, similar.shape[1] - n_near, axis=1)[:, -n_near:]
         present, first = np.unique(self.labels, return_index=True)
         by_class = np.zeros((len(dense), self.n_classes), dtype=np.float32)

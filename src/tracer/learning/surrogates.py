@@ -43,4 +43,9 @@ class Surrogate:
 
     def views(self, blocks: Blocks) -> tuple[Float32, ...]:
         """Weighted logits (n, k) of each part; they add up to the surrogate's logits."""
-        return tuple(part.head.logits(blocks[part.block]) * np.float32(part.weight) for part in self.parts)
+        out = []
+        for part in self.parts:
+            logits = part.head.logits(blocks[part.block])
+            logits *= np.float32(part.weight)
+            out.append(logits)
+        return tuple(out)

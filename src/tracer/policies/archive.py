@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import mmap
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,9 +18,6 @@ from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 
 from tracer.certification.certificate import Certificate
 from tracer.config import Novelty
@@ -27,10 +25,12 @@ from tracer.errors import ArchiveError, TracerError
 from tracer.features.lexical import LexicalFeatures
 from tracer.learning.acceptors import Acceptor, Reliability
 from tracer.learning.candidates import Candidate, NoveltyGuard, Rules
-from tracer.learning.heads import Block, head_from_arrays
+from tracer.learning.heads import LinearHead, head_from_arrays
 from tracer.learning.neighbours import Prototypes
-from tracer.learning.surrogates import BlockName, Part, Surrogate
+from tracer.learning.single import SingleScorer
+from tracer.learning.surrogates import Part, Surrogate
 from tracer.policies.policy import Family, FirstStage, Policy
+from tracer.policies.tensors import arrays_of, mapped
 from tracer.types import EmbedderIdentity, LabelSpace
 
 SCHEMA = 1
@@ -38,12 +38,17 @@ MANIFEST, ARRAYS = "manifest.json", "arrays.safetensors"
 _FORMAT = "tracer-policy"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
+Content = bytes | mmap.mmap
 Files = dict[str, bytes]
+Given = Mapping[str, Content]
+"""Files as ``load`` takes them: bytes, or mapped into memory."""
 _Arrays = dict[str, NDArray[Any]]
 
 
 def dump(policy: Policy) -> Files:
     """The files of the archive, name to bytes; the same policy gives the same bytes."""
+    from safetensors.numpy import save as save_arrays  # writing only: reading needs no library
+
     arrays: _Arrays = {}
     models: Files = {}
     candidate = _dump_candidate(policy.candidate, "candidate", arrays, models)
@@ -79,25 +84,28 @@ def dump(policy: Policy) -> Files:
     return {MANIFEST: text.encode(), **files}
 
 
-def load(files: Mapping[str, bytes], where: str = "archive") -> Policy:
-    """Rebuild a policy from its files. Raises ArchiveError that says what is wrong."""
+def load(files: Given, where: str = "archive") -> Policy:
+    """Rebuild a policy from its files. Raises ArchiveError that says what is wrong.
+
+    Its arrays are read-only views of the file that holds them.
+    """
     manifest = _checked_manifest(files, where)
     try:
-        return _rebuild(manifest, load_arrays(files[ARRAYS]), files)
-    except (TracerError, SafetensorError) as error:
+        return _rebuild(manifest, arrays_of(files[ARRAYS]), files)
+    except TracerError as error:
         raise ArchiveError(f"{where}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         raise ArchiveError(f"{where}: the manifest does not describe a policy: {error!r}") from error
 
 
-def read_files(folder: Path) -> Files:
-    """The files that a folder's manifest names."""
+def read_files(folder: Path) -> dict[str, Content]:
+    """The files that a folder's manifest names; the arrays are mapped into memory, and shared with other processes."""
     path = folder / MANIFEST
     try:
         manifest_bytes = path.read_bytes()
     except OSError as error:
         raise ArchiveError(f"{folder}: no policy archive here ({error.strerror}: {path.name})") from error
-    files = {MANIFEST: manifest_bytes}
+    files: dict[str, Content] = {MANIFEST: manifest_bytes}
     listed = _parse(manifest_bytes, str(folder)).get("files")
     if not isinstance(listed, dict):
         raise ArchiveError(f"{folder}: the manifest lists no files")
@@ -105,7 +113,7 @@ def read_files(folder: Path) -> Files:
         if not _FILE_NAME.fullmatch(name):
             raise ArchiveError(f"{folder}: {name!r} is no name of a file in an archive")
         try:
-            files[name] = (folder / name).read_bytes()
+            files[name] = mapped(folder / name) if name == ARRAYS else (folder / name).read_bytes()
         except OSError as error:
             raise ArchiveError(f"{folder}: {name} is missing or unreadable ({error.strerror})") from error
     return files
@@ -121,10 +129,10 @@ def _parse(content: bytes, where: str) -> dict[str, Any]:
     return manifest
 
 
-def _checked_manifest(files: Mapping[str, bytes], where: str) -> dict[str, Any]:
+def _checked_manifest(files: Given, where: str) -> dict[str, Any]:
     if MANIFEST not in files:
         raise ArchiveError(f"{where}: {MANIFEST} is missing")
-    manifest = _parse(files[MANIFEST], where)
+    manifest = _parse(bytes(files[MANIFEST]), where)
     if manifest.get("schema") != SCHEMA:
         raise ArchiveError(f"{where}: schema {manifest.get('schema')!r}; this version of Tracer reads {SCHEMA}")
     if manifest.get("digest") != _digest(manifest):
@@ -183,7 +191,7 @@ def _dump_candidate(candidate: Candidate, prefix: str, arrays: _Arrays, models: 
     }
 
 
-def _rebuild(manifest: dict[str, Any], arrays: _Arrays, files: Mapping[str, bytes]) -> Policy:
+def _rebuild(manifest: dict[str, Any], arrays: _Arrays, files: Given) -> Policy:
     first = manifest["first_stage"]
     stage = None
     if first is not None:
@@ -215,32 +223,34 @@ def _check_decides(policy: Policy) -> None:
     """One decision on an empty input: labels, heads, acceptors and features must fit each other."""
     if policy.family not in get_args(Family):
         raise ArchiveError(f"family {policy.family!r} is not one of {', '.join(get_args(Family))}")
-    stages = [policy.candidate, *([policy.first_stage.candidate] if policy.first_stage else [])]
-    for candidate in stages:
-        if not candidate.surrogate.parts or not candidate.surrogate.blocks <= {"lexical", "dense"}:
+    row = policy.lexical.transform_one("") if policy.lexical is not None else None
+    vector = np.zeros(policy.embedder.dimension, dtype=np.float32) if policy.embedder is not None else None
+    for candidate in [policy.candidate, *([policy.first_stage.candidate] if policy.first_stage else [])]:
+        surrogate, acceptor = candidate.surrogate, candidate.acceptor
+        if not surrogate.parts or not surrogate.blocks <= {"lexical", "dense"}:
             raise ArchiveError("a surrogate needs parts that read lexical or dense features")
         if candidate.guard.mode not in get_args(Novelty):
             raise ArchiveError(f"novelty mode {candidate.guard.mode!r} is not one of {', '.join(get_args(Novelty))}")
-        blocks: dict[BlockName, Block] = {}
-        if policy.lexical is not None:
-            blocks["lexical"] = policy.lexical.transform([""])
-        if policy.embedder is not None:
-            blocks["dense"] = np.zeros((1, policy.embedder.dimension), dtype=np.float32)
-        acceptor = candidate.acceptor
         sizes = {len(acceptor.names), len(acceptor.mean), len(acceptor.scale), len(acceptor.coefficients)}
         if len(sizes) != 1:
             raise ArchiveError(f"an acceptor's names and coefficients are not as many: {sorted(sizes)}")
-        if "lexical" in candidate.surrogate.blocks - set(blocks):
+        if "lexical" in surrogate.blocks and row is None:
             raise ArchiveError("a head reads lexical features and the archive has none")
-        if not candidate.surrogate.blocks <= set(blocks):
+        for part in surrogate.parts:
+            if row is None or part.block != "lexical" or not isinstance(part.head, LinearHead):
+                continue
+            if part.head.weights.shape != (row.dimension, len(policy.space)):
+                raise ArchiveError(f"a head of shape {part.head.weights.shape} reads {row.dimension} features")
+        if "dense" in surrogate.blocks and vector is None:
             continue  # Embeddings of an embedder that was never named: their dimension is not known here.
-        scored = candidate.score(blocks)
-        views = candidate.surrogate.views(blocks)
-        if any(view.shape != (1, len(policy.space)) for view in views) or np.isnan(scored.scores).any():
-            raise ArchiveError(f"a head does not answer {len(policy.space)} labels with numbers")
+        scorer = SingleScorer(candidate)
+        if any(view.shape != (len(policy.space),) for view in scorer.views(row, vector)):
+            raise ArchiveError(f"a head does not answer {len(policy.space)} labels")
+        if math.isnan(scorer.score(row, vector).score):
+            raise ArchiveError("a score is no number")
 
 
-def _load_candidate(spec: dict[str, Any], prefix: str, arrays: _Arrays, files: Mapping[str, bytes]) -> Candidate:
+def _load_candidate(spec: dict[str, Any], prefix: str, arrays: _Arrays, files: Given) -> Candidate:
     parts = []
     for i, part in enumerate(spec["parts"]):
         own = f"{prefix}.{i}."

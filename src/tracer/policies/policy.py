@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,28 @@ from tracer.certification.certificate import Certificate
 from tracer.errors import FeatureError
 from tracer.features.lexical import LexicalFeatures
 from tracer.learning.candidates import BARS, Candidate, Scored
+from tracer.learning.single import One, SingleScorer
 from tracer.learning.surrogates import BlockName, Blocks
-from tracer.types import Decisions, EmbedderIdentity, Float32, LabelSpace, Reason
+from tracer.types import Decisions, EmbedderIdentity, Float32, LabelSpace
 
 Family = Literal["global", "l2d", "cascade"]
 Embed = Callable[[Sequence[str]], Float32]
 
 _FIRST_STAGE_BONUS = 1.0
+_NEEDS_TEXTS = "this policy reads texts: embeddings alone are not enough"
+_REASONS = np.array([*BARS, "handled"], dtype=object)
+_HANDLED = len(BARS)
+
+
+def _constant(value: bool | np.int8) -> NDArray[Any]:
+    """An array of one value that many decisions share."""
+    out = np.array([value])
+    out.flags.writeable = False
+    return out
+
+
+_YES, _NO = _constant(True), _constant(False)
+_STAGES = {1: _constant(np.int8(1)), 2: _constant(np.int8(2))}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,8 +46,7 @@ class FirstStage:
     cut: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Inputs:
+class Inputs(NamedTuple):
     """n inputs: texts, embeddings (n, d), or texts with a function that embeds them when needed."""
 
     n: int
@@ -68,7 +83,7 @@ class StagedScores:
     stage: NDArray[np.int8]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Policy:
     """What serves. ``version`` is empty until the registry gives one.
 
@@ -95,7 +110,7 @@ class Policy:
         """The certified threshold on the acceptor's score; -1 handles all that is not barred."""
         return self.certificate.threshold
 
-    @property
+    @cached_property
     def needs(self) -> frozenset[BlockName]:
         """The feature blocks that a decision may need."""
         first = self.first_stage.candidate.surrogate.blocks if self.first_stage else frozenset()
@@ -106,7 +121,7 @@ class Policy:
         blocks: dict[BlockName, Any] = {}
         if "lexical" in self.needs:
             if self.lexical is None or inputs.texts is None:
-                raise FeatureError("this policy reads texts: embeddings alone are not enough")
+                raise FeatureError(_NEEDS_TEXTS)
             blocks["lexical"] = self.lexical.transform(inputs.texts)
         if self.first_stage is None:
             if "dense" in self.needs:
@@ -132,21 +147,58 @@ class Policy:
         Raises FeatureError where the inputs do not fit the policy.
         """
         inputs = Inputs.of(texts, dense, embed)
+        if inputs.n == 1:
+            return self._decide_one(inputs)
         if inputs.n == 0:
             empty = np.empty(0)
             return Decisions((), empty, empty.astype(bool), (), empty.astype(np.int8))
         staged = self.score(inputs)
         scores = staged.scored.scores
         handled = scores >= self.threshold
-        names = self.space.names
-        labels = tuple(names[code] for code in staged.scored.predicted)
-        reasons: tuple[Reason, ...] = tuple(
-            "handled" if h else BARS[bar] for h, bar in zip(handled, staged.scored.bars, strict=True)
-        )
+        labels = self._names[staged.scored.predicted]
+        reasons = _REASONS[np.where(handled, _HANDLED, staged.scored.bars)]
         shown = np.where(staged.stage == 1, scores - _FIRST_STAGE_BONUS, scores)
-        return Decisions(labels, shown, handled, reasons, staged.stage)
+        return Decisions(tuple(labels.tolist()), shown, handled, tuple(reasons.tolist()), staged.stage)
+
+    def _decide_one(self, inputs: Inputs) -> Decisions:
+        """The same for one input, by the scorer of single rows."""
+        row = None
+        if "lexical" in self.needs:
+            if self.lexical is None or inputs.texts is None:
+                raise FeatureError(_NEEDS_TEXTS)
+            row = self.lexical.transform_one(inputs.texts[0])
+        first, second = self._single
+        shown: One | None = None
+        handled, stage = False, 2
+        if first is not None and self.first_stage is not None:
+            shown = first.score(row, None)
+            # What the first stage leaves goes on; what a rule bars stays barred.
+            if self.first_stage.cut > shown.score > -np.inf:
+                shown = None
+            else:
+                handled, stage = shown.score + _FIRST_STAGE_BONUS >= self.threshold, 1
+        if shown is None:
+            shown = second.score(row, self._dense(inputs, None)[0] if "dense" in self.needs else None)
+            handled = shown.score >= self.threshold
+        return Decisions(
+            (self.space.names[shown.predicted],),
+            np.array([shown.score]),
+            _YES if handled else _NO,
+            ("handled" if handled else BARS[shown.bar],),
+            _STAGES[stage],
+        )
+
+    @cached_property
+    def _single(self) -> tuple[SingleScorer | None, SingleScorer]:
+        first = SingleScorer(self.first_stage.candidate) if self.first_stage else None
+        return first, SingleScorer(self.candidate)
+
+    @cached_property
+    def _names(self) -> NDArray[np.object_]:
+        return np.array(self.space.names, dtype=object)
 
     def _dense(self, inputs: Inputs, rows: NDArray[np.intp] | None) -> Float32:
+        """Embeddings of all inputs, or of some rows. Whether they are finite is seen where they are read."""
         if inputs.dense is not None:
             vectors = inputs.dense if rows is None else inputs.dense[rows]
         elif inputs.embed is not None and inputs.texts is not None:
@@ -157,11 +209,9 @@ class Policy:
         wanted = inputs.n if rows is None else len(rows)
         if vectors.ndim != 2 or len(vectors) != wanted:
             raise FeatureError(f"embeddings have shape {vectors.shape} for {wanted} texts")
-        expected = self.embedder.dimension if self.embedder else vectors.shape[1]
-        if vectors.shape[1] != expected:
+        if self.embedder is not None and vectors.shape[1] != self.embedder.dimension:
+            expected = self.embedder.dimension
             raise FeatureError(f"embeddings have {vectors.shape[1]} columns, the policy was fitted on {expected}")
-        if not np.isfinite(vectors).all():
-            raise FeatureError("embeddings hold NaN or infinity")
         return vectors
 
 

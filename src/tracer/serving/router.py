@@ -6,8 +6,6 @@ does not fit, a fault in the policy. Each failure is logged without the text and
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
 import os
 import threading
@@ -16,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import CoroutineType
 from typing import Self
 
 import numpy as np
@@ -23,7 +22,6 @@ from numpy.typing import NDArray
 
 from tracer.errors import EmbedderError, FeatureError, PolicyError, RouteError, TracerError
 from tracer.features.dense import PROBE_TEXTS, Embedder, checked, same_embedder
-from tracer.features.sources import embedder_from_name
 from tracer.policies.policy import Inputs, Policy
 from tracer.policies.registry import OFF, PolicyRegistry
 from tracer.serving.teachers import AsyncTeacher, Teacher
@@ -149,6 +147,8 @@ class Router:
         self, texts: Sequence[str] | None = None, *, embeddings: NDArray[np.floating] | None = None
     ) -> list[Answer]:
         """``route_many`` with the teacher's calls side by side; embedding runs outside the event loop."""
+        import asyncio  # whoever awaits this has it already; whoever routes in threads need not load it
+
         began = self._clock()
         if self.embedder is not None and embeddings is None:
             drafts = await asyncio.to_thread(self._draft, texts, None)
@@ -243,6 +243,8 @@ class Router:
             return _teacher_failed(error)
 
     async def _ask_async(self, texts: Sequence[str] | None, i: int) -> str | RouteError:
+        import asyncio
+
         if self.async_teacher is None:
             return await asyncio.to_thread(self._ask, self.teacher or _no_teacher, texts, i)
         shown = _text_for_teacher(texts, i)
@@ -275,13 +277,14 @@ class Router:
 
 def _made(policy: Policy, registry: PolicyRegistry, embedder: Embedder | str | None) -> Embedder | None:
     """The embedder given, or the one that the home's settings name where the policy reads embeddings."""
+    if embedder is None and "dense" in policy.needs:
+        embedder = registry.embedder_name()
     if isinstance(embedder, str):
+        from tracer.features.sources import embedder_from_name  # reads no embedder where none is named
+
         embedder = embedder_from_name(embedder)
     if "dense" not in policy.needs:
         return embedder
-    named = registry.embedder_name()
-    if embedder is None and named is not None:
-        embedder = embedder_from_name(named)
     if embedder is None:
         log.warning("policy %s reads embeddings: route with them, or give an embedder", policy.version)
     elif policy.probes is None:
@@ -323,7 +326,7 @@ def _teacher_failed(error: Exception) -> RouteError:
 
 
 def _label(reply: object) -> str:
-    if inspect.iscoroutine(reply):
+    if isinstance(reply, CoroutineType):
         reply.close()
         raise RouteError("the teacher is async: give it as async_teacher, and use aroute")
     if not isinstance(reply, str) or not reply:
