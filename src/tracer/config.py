@@ -35,6 +35,8 @@ class FitConfig:
     ``contract``: ``agreement`` promises P(agree | handled) >= target; ``overall`` promises
     P(handled and disagree) <= 1 - target together with ``handled_floor`` (default target - 0.05).
     ``novelty``: unfamiliar inputs are handled last (``rank``), never (``defer``), or like others (``off``).
+    ``neighbours``: the acceptor may read the nearest of 2,000 traces where that ranks its inputs clearly better;
+    off, a decision on an embedding costs the head alone.
     ``error_costs``: dollars that a wrong answer costs, by predicted label; with ``teacher_usd`` (dollars a
     teacher call) an input is deferred where the expected error costs more than the call.
     ``encoder_cost``: price of one embedding as a share of a teacher call. It ranks lexical-first cascades; half a
@@ -57,6 +59,7 @@ class FitConfig:
     coverage_floor: float = 0.05
     grid_size: int = 200
     novelty: Novelty = "rank"
+    neighbours: bool = True
     per_class: bool = False
     always_defer: tuple[str, ...] = ()
     error_costs: Mapping[str, Decimal] = field(default_factory=dict)
@@ -80,7 +83,7 @@ class FitConfig:
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise ConfigError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
+                raise ConfigError(f"{name} = {value!r}: must be one of {', '.join(map(str, allowed))}")
         if not 2 <= self.folds <= 20:
             raise ConfigError(f"folds = {self.folds}: must lie between 2 and 20")
         if not 10 <= self.grid_size <= 2000:
@@ -132,7 +135,7 @@ class FitConfig:
         return cls(**values)
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+_CHOICES: dict[str, tuple[object, ...]] = {
     "mode": get_args(Mode),
     "contract": get_args(Contract),
     "guarantee": get_args(Guarantee),
@@ -140,6 +143,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "features": get_args(FeatureChoice),
     "split": get_args(Split),
     "novelty": get_args(Novelty),
+    "neighbours": (True, False),
     "ledger": get_args(Ledger),
 }
 

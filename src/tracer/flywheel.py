@@ -7,6 +7,7 @@ between leaves the last good state; a fit that fails leaves everything as it was
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -19,12 +20,13 @@ from numpy.typing import NDArray
 
 from tracer import pipeline, storage
 from tracer.config import FitConfig
-from tracer.errors import ConfigError, EmbedderError, FeatureError, TraceError
+from tracer.errors import ArchiveError, ConfigError, EmbedderError, FeatureError, TraceError
 from tracer.features.cache import CachedEmbedder, EmbeddingCache
 from tracer.features.dense import PROBE_TEXTS, Embedder, checked
 from tracer.features.sources import embedder_from_name
+from tracer.learning import warmstart
 from tracer.learning.crossfit import Progress
-from tracer.pipeline import Certified, Encodings, Refused, Verdict
+from tracer.pipeline import Certified, Encodings, Outcome, Refused, Verdict, WarmStart
 from tracer.policies.registry import SETTINGS, PolicyRegistry
 from tracer.traces.loading import load_dataset
 from tracer.traces.readers import TraceLog
@@ -34,7 +36,11 @@ from tracer.types import Dataset, EmbedderIdentity, Float32, LabelSpace, Trace
 OnRefusal = Literal["keep", "teacher"]
 Traces = str | Path | Dataset | Sequence[Trace]
 
+log = logging.getLogger("tracer.flywheel")
+
 HOME = ".tracer"
+WARM = "training.safetensors"
+"""File in a home folder with what the next fit may start from; it may be deleted at any time."""
 _MATCH_TOLERANCE = 5e-3
 
 
@@ -109,14 +115,14 @@ def fit(
         before = Settings.read(folder)
         attempt = before.attempts + 1 if before else 1
         parent = PolicyRegistry(folder).active_version()
-        verdict = pipeline.fit(
+        outcome = pipeline.refit(
             dataset, config, progress=progress, now=now, attempt=attempt, parent=parent, encodings=encodings
         )
-        if isinstance(verdict, Refused) and before is not None:
+        if isinstance(outcome.verdict, Refused) and before is not None:
             # What stands here goes on: its traces, its settings, its policy. The attempt counts.
             replace(before, attempts=attempt).write(folder)
-            return verdict
-        return _commit(folder, verdict, dataset, Settings(config, spec, attempt), "keep")
+            return outcome.verdict
+        return _commit(folder, outcome, dataset, Settings(config, spec, attempt), "keep")
 
 
 def update(
@@ -159,9 +165,10 @@ def update(
         encodings = encode_names(merged.dataset, encoder) if encoder and merged.dataset.dense is not None else None
         attempt = before.attempts + 1
         parent = PolicyRegistry(folder).active_version()
-        verdict = pipeline.fit(
+        outcome = pipeline.refit(
             merged.dataset,
             before.config,
+            warm=_warm(folder),
             progress=progress,
             now=now,
             attempt=attempt,
@@ -169,7 +176,7 @@ def update(
             encodings=encodings,
         )
         after = replace(before, attempts=attempt, embedder=spec or before.embedder)
-        return _commit(folder, verdict, merged.dataset, after, on_refusal)
+        return _commit(folder, outcome, merged.dataset, after, on_refusal)
 
 
 def read(
@@ -276,11 +283,25 @@ def _locked(home: Path) -> Iterator[None]:
         yield
 
 
-def _commit(home: Path, verdict: Verdict, dataset: Dataset, settings: Settings, on_refusal: OnRefusal) -> Verdict:
-    registry = PolicyRegistry(home)
+def _warm(home: Path) -> WarmStart | None:
+    """What the fit before left; without it, or where it is damaged, all is trained anew."""
+    path = home / WARM
+    if not path.exists():
+        return None
+    try:
+        return warmstart.load(str(path))
+    except ArchiveError as error:
+        log.warning("training anew: %s", error)
+        return None
+
+
+def _commit(home: Path, outcome: Outcome, dataset: Dataset, settings: Settings, on_refusal: OnRefusal) -> Verdict:
+    registry, verdict = PolicyRegistry(home), outcome.verdict
     frontier = tuple(_saved(registry, v, settings.embedder) for v in verdict.frontier)
     verdict = replace(_saved(registry, verdict, settings.embedder), frontier=frontier)
     TraceStore(home).save(dataset)
+    if outcome.warm is not None:
+        storage.write_atomic(home / WARM, warmstart.dump(outcome.warm))
     settings.write(home)
     if isinstance(verdict, Certified):
         registry.activate(verdict.policy.version)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from scipy import sparse
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
+from tracer.learning import logistic
 from tracer.learning.logistic import fit_logistic
 from tracer.types import Float32, Float64, Int32
 
@@ -20,6 +23,10 @@ def data(seed: int = 0) -> tuple[Float32, Int32]:
     y = rng.integers(0, K, N).astype(np.int32)
     centres = rng.normal(size=(K, D))
     return (centres[y] + rng.normal(size=(N, D))).astype(np.float32), y
+
+
+def solve(*given: Any, **settings: Any) -> Float32:
+    return fit_logistic(*given, **settings).coefficients
 
 
 def objective(coefficients: NDArray[np.floating], x: Float32, y: Int32, penalty: float) -> float:
@@ -39,12 +46,12 @@ def test_it_reaches_the_optimum_of_scikit_learn(penalty: float) -> None:
     x, y = data()
     best = sklearn_optimum(x, y, penalty)
     optimum = objective(best, x, y, penalty)
-    close = fit_logistic(x, y, K, penalty, tolerance=1e-8)
+    close = solve(x, y, K, penalty, tolerance=1e-8)
     assert objective(close, x, y, penalty) == pytest.approx(optimum, rel=1e-4)
     assert close[:-1] == pytest.approx(best[:-1], abs=0.02)
-    loose = objective(fit_logistic(x, y, K, penalty), x, y, penalty)
+    loose = objective(solve(x, y, K, penalty), x, y, penalty)
     assert optimum * (1 - 1e-6) <= loose <= optimum * 1.03
-    assert fit_logistic(x, y, K, penalty).dtype == np.float32
+    assert solve(x, y, K, penalty).dtype == np.float32
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -52,8 +59,8 @@ def test_a_warm_start_reaches_the_same_optimum_and_leaves_the_start_alone(seed: 
     x, y = data()
     start = np.random.default_rng(seed).normal(size=(D + 1, K)).astype(np.float32)
     before = start.copy()
-    warm = fit_logistic(x, y, K, 1e-2, start=start, tolerance=1e-8)
-    cold = fit_logistic(x, y, K, 1e-2, tolerance=1e-8)
+    warm = solve(x, y, K, 1e-2, start=start, tolerance=1e-8)
+    cold = solve(x, y, K, 1e-2, tolerance=1e-8)
     assert np.array_equal(start, before)
     assert objective(warm, x, y, 1e-2) == pytest.approx(objective(cold, x, y, 1e-2), rel=1e-4)
     assert warm[:-1] == pytest.approx(cold[:-1], abs=0.05)
@@ -61,8 +68,8 @@ def test_a_warm_start_reaches_the_same_optimum_and_leaves_the_start_alone(seed: 
 
 def test_a_start_at_the_optimum_stays_there() -> None:
     x, y = data()
-    optimum = fit_logistic(x, y, K, 1e-2, tolerance=1e-8)
-    again = fit_logistic(x, y, K, 1e-2, start=optimum, tolerance=1e-3)
+    optimum = solve(x, y, K, 1e-2, tolerance=1e-8)
+    again = solve(x, y, K, 1e-2, start=optimum, tolerance=1e-3)
     assert objective(again, x, y, 1e-2) <= objective(optimum, x, y, 1e-2) * (1 + 1e-6)
     assert again == pytest.approx(optimum, abs=0.02)
 
@@ -70,15 +77,15 @@ def test_a_start_at_the_optimum_stays_there() -> None:
 def test_sparse_equals_dense() -> None:
     x, y = data()
     x[np.abs(x) < 0.7] = 0.0
-    one = fit_logistic(x, y, K, 1e-2, tolerance=1e-8)
-    two = fit_logistic(sparse.csr_matrix(x), y, K, 1e-2, tolerance=1e-8)
+    one = solve(x, y, K, 1e-2, tolerance=1e-8)
+    two = solve(sparse.csr_matrix(x), y, K, 1e-2, tolerance=1e-8)
     assert two == pytest.approx(one, abs=0.02)
     assert objective(two, x, y, 1e-2) == pytest.approx(objective(one, x, y, 1e-2), rel=1e-5)
 
 
 def test_the_intercept_is_free_and_carries_the_class_shares() -> None:
     y = np.repeat(np.arange(3, dtype=np.int32), [70, 20, 10])
-    fitted = fit_logistic(np.zeros((100, 2), dtype=np.float32), y, 3, 1e3, tolerance=1e-9)
+    fitted = solve(np.zeros((100, 2), dtype=np.float32), y, 3, 1e3, tolerance=1e-9)
     shares = np.exp(fitted[-1] - logsumexp(fitted[-1]))
     assert shares == pytest.approx([0.7, 0.2, 0.1], abs=0.01)
     assert fitted[:-1] == pytest.approx(np.zeros((2, 3)), abs=1e-6)
@@ -86,5 +93,32 @@ def test_the_intercept_is_free_and_carries_the_class_shares() -> None:
 
 def test_a_class_without_rows_becomes_unlikely() -> None:
     x, y = data()
-    fitted = fit_logistic(x, np.minimum(y, K - 2), K, 1e-2)
+    fitted = solve(x, np.minimum(y, K - 2), K, 1e-2)
     assert ((x @ fitted[:-1] + fitted[-1]).argmax(axis=1) != K - 1).all()
+
+
+def test_a_start_with_its_step_needs_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = data()
+    first = fit_logistic(x, y, K, 1e-2)
+    passes = 0
+    loss = logistic._Rows.loss
+
+    def counted(self: Any, *given: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        return loss(self, *given)
+
+    monkeypatch.setattr(logistic._Rows, "loss", counted)
+    fit_logistic(x, y, K, 1e-2, start=first.coefficients, step=first.step)
+    assert passes <= 3
+
+
+def test_many_rows_reach_the_optimum_of_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks, threads and a start from every eighth row change the way, not the end."""
+    x, y = data()
+    whole = solve(x, y, K, 1e-2, tolerance=1e-8)
+    for name, value in (("_CHUNK", 50), ("_MANY", 100), ("LARGE", 100)):
+        monkeypatch.setattr(logistic, name, value)
+    assert solve(x, y, K, 1e-2, tolerance=1e-8) == pytest.approx(whole, abs=0.02)
+    rows = sparse.csr_matrix(x)
+    assert solve(rows, y, K, 1e-2, tolerance=1e-8) == pytest.approx(whole, abs=0.02)

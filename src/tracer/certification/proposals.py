@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +52,17 @@ class Promise:
 
     def allowed(self, n_shadow: int, level: float) -> NDArray[np.int64]:
         """Most disagreements (n_shadow + 1,) among 0, 1, ..., n_shadow handled that the test still clears; -1 none."""
-        n = np.arange(n_shadow + 1)
-        if self.contract == "agreement":
-            return binomial.most_disagreements(n, self.target, level)
-        joint = binomial.most_disagreements(np.full_like(n, n_shadow), self.target, level)
-        return np.minimum(joint, binomial.most_disagreements(n, self.handled_floor, level))
+        return _allowed(self, n_shadow, level)
+
+
+@lru_cache(maxsize=32)
+def _allowed(promise: Promise, n_shadow: int, level: float) -> NDArray[np.int64]:
+    # All contenders of a fit ask for the same few tables.
+    n = np.arange(n_shadow + 1)
+    if promise.contract == "agreement":
+        return binomial.most_disagreements(n, promise.target, level)
+    joint = binomial.most_disagreements(np.full_like(n, n_shadow), promise.target, level)
+    return np.minimum(joint, binomial.most_disagreements(n, promise.handled_floor, level))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,37 +117,61 @@ def propose(
     *,
     one_scale: bool = True,
 ) -> Proposal:
-    """Fix a chain from out-of-fold scores (n,) and agreement (n,) for a gate with ``n_shadow`` traces.
+    """`Evidence.propose` on the evidence of these scores (n,) and agreement (n,)."""
+    evidence = Evidence.of(scores, agree, n_shadow, grid_size, promise.coverage_floor)
+    return evidence.propose(promise, level, one_scale=one_scale)
 
-    Where the chain starts decides its power: at the most confident end it would almost never certify, since a
-    handful of traces cannot show an agreement of 0.95. So the gate is rehearsed on shadow rooms drawn from the
-    out-of-fold rows. Among the starts whose mean coverage is as good as the best, the one with the smallest
-    predicted p-value is taken: the others stand at the edge of a plateau. For small shadow rooms several starts
-    compete with it, at the common level of the counts expected; the gate calibrates theirs on the counts it finds.
-    They need a score of ``one_scale``: in a cascade, the least sure answers of the first stage rank above the
-    surest of the second.
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What the out-of-fold rows say, and a rehearsal of it; serves any number of promises.
+
+    ``thresholds`` (G,) fall; ``coverages`` (G,) and selective risks ``rates`` (G,) are those out of fold.
     """
-    thresholds = threshold_grid(scores, grid_size)
-    handled, wrong = counts_at(scores, agree, thresholds)
-    coverages = handled / len(scores)
-    rates = (wrong + 0.5) / (handled + 1.0)
-    rehearsal = rehearse(handled, wrong, len(scores), n_shadow, promise.coverage_floor)
-    reached = rehearsal.coverages(promise, level)
-    single = reached.mean(axis=0)
-    n = np.maximum(np.round(coverages * n_shadow), 1.0)
-    predicted_p = promise.p_values(np.minimum(np.round(rates * n), n), n, n_shadow)
-    start = int(np.argmin(np.where(single >= _AS_GOOD * single.max(), predicted_p, np.inf)))
-    starts: tuple[int, ...] = (start,)
-    best = reached[:, start]
-    if one_scale and promise.contract == "agreement" and n_shadow * (1.0 - promise.target) < SMALL_SAMPLE:
-        floor = int(np.searchsorted(coverages, promise.coverage_floor))
-        for spread in _spreads(start, floor, len(thresholds) - 1):
-            common = testing.multi_start_level(n, spread, promise.target, level)
-            furthest = rehearsal.coverages(promise, common)[:, list(spread)].max(axis=1)
-            if _worth(furthest) > _worth(best):
-                starts, best = spread, furthest
-    assumption = "disagreement does not rise with the score" if len(starts) > 1 else ""
-    return Proposal(thresholds, coverages, rates, starts, float(best.mean()), assumption)
+
+    thresholds: Float64
+    coverages: Float64
+    rates: Float64
+    rehearsal: Rehearsal
+
+    @classmethod
+    def of(
+        cls, scores: Float64, agree: Bool, n_shadow: int, grid_size: int = 200, coverage_floor: float = 0.0
+    ) -> Evidence:
+        """From out-of-fold scores (n,) and agreement (n,), for a gate with ``n_shadow`` traces."""
+        thresholds = threshold_grid(scores, grid_size)
+        handled, wrong = counts_at(scores, agree, thresholds)
+        rehearsal = rehearse(handled, wrong, len(scores), n_shadow, coverage_floor)
+        return cls(thresholds, handled / len(scores), (wrong + 0.5) / (handled + 1.0), rehearsal)
+
+    def propose(self, promise: Promise, level: float, *, one_scale: bool = True) -> Proposal:
+        """Fix a chain.
+
+        Where the chain starts decides its power: at the most confident end it would almost never certify, since a
+        handful of traces cannot show an agreement of 0.95. So the gate is rehearsed on shadow rooms drawn from the
+        out-of-fold rows. Among the starts whose mean coverage is as good as the best, the one with the smallest
+        predicted p-value is taken: the others stand at the edge of a plateau. For small shadow rooms several starts
+        compete with it, at the common level of the counts expected; the gate calibrates theirs on the counts it
+        finds. They need a score of ``one_scale``: in a cascade, the least sure answers of the first stage rank
+        above the surest of the second.
+        """
+        n_shadow = self.rehearsal.n_shadow
+        reached = self.rehearsal.coverages(promise, level)
+        single = reached.mean(axis=0)
+        n = np.maximum(np.round(self.coverages * n_shadow), 1.0)
+        predicted_p = promise.p_values(np.minimum(np.round(self.rates * n), n), n, n_shadow)
+        start = int(np.argmin(np.where(single >= _AS_GOOD * single.max(), predicted_p, np.inf)))
+        starts: tuple[int, ...] = (start,)
+        best = reached[:, start]
+        if one_scale and promise.contract == "agreement" and n_shadow * (1.0 - promise.target) < SMALL_SAMPLE:
+            floor = int(np.searchsorted(self.coverages, promise.coverage_floor))
+            for spread in _spreads(start, floor, len(self.thresholds) - 1):
+                common = testing.multi_start_level(n, spread, promise.target, level)
+                furthest = self.rehearsal.coverages(promise, common)[:, list(spread)].max(axis=1)
+                if _worth(furthest) > _worth(best):
+                    starts, best = spread, furthest
+        assumption = "disagreement does not rise with the score" if len(starts) > 1 else ""
+        return Proposal(self.thresholds, self.coverages, self.rates, starts, float(best.mean()), assumption)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -115,9 +115,10 @@ def frontier_estimate(
 ) -> tuple[FrontierPoint, ...]:
     """Coverage that the gate should certify at each target, from training rows alone."""
     points = []
+    evidence = proposals.Evidence.of(scores, agree, n_shadow, config.grid_size, config.coverage_floor)
     for target in sorted({*FRONTIER_TARGETS, *config.targets}):
         promise = Promise(target, config.contract, config.handled_floor_for(target), config.coverage_floor)
-        plan = proposals.propose(scores, agree, n_shadow, promise, level, config.grid_size)
+        plan = evidence.propose(promise, level)
         step = int(np.argmin(np.abs(plan.coverages - plan.predicted_coverage)))
         points.append(FrontierPoint(target, plan.predicted_coverage, 1.0 - float(plan.rates[step])))
     return tuple(points)

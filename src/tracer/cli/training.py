@@ -102,6 +102,9 @@ def fit(
     ] = "certified",
     split: Annotated[str, typer.Option(help="hash, or recent (certify on the newest traces).")] = "hash",
     novelty: Annotated[str, typer.Option(help="Unfamiliar inputs: rank (last), defer (never), off.")] = "rank",
+    neighbours: Annotated[
+        bool, typer.Option(help="Let the acceptor read the nearest traces; off, a decision costs the head alone.")
+    ] = True,
     per_class: Annotated[bool, typer.Option("--per-class", help="A floor for each predicted class.")] = False,
     always_defer: Annotated[
         list[str] | None, typer.Option(help="Label that always goes to the teacher; repeat.")
@@ -126,7 +129,8 @@ def fit(
         config = FitConfig.from_dict({
             "targets": target or list(_DEFAULTS.targets), "delta": delta, "pool": pool, "features": features,
             "mode": mode, "contract": contract, "guarantee": guarantee, "split": split, "novelty": novelty,
-            "per_class": per_class, "always_defer": tuple(always_defer or ()), "error_costs": _costs(error_cost),
+            "neighbours": neighbours, "per_class": per_class,
+            "always_defer": tuple(always_defer or ()), "error_costs": _costs(error_cost),
             "teacher_usd": teacher_usd, "shadow_share": shadow_share, "ledger": ledger, "seed": seed,
         })  # fmt: skip
         reader = _reader(input_field, label_field, format, skip_bad)

@@ -15,7 +15,7 @@ def ensembles(members: Sequence[Member]) -> tuple[tuple[Member, ...], ...]:
     out: list[tuple[Member, ...]] = [(m,) for m in members]
     for text in lexical:
         out += [(m, text) for m in dense]
-        linear = next((m for m in dense if m.learner.family == "logistic"), None)
+        linear = next((m for m in dense if m.learner.contest[0] == "logistic"), None)
         if linear is not None:
             out += [(linear, m, text) for m in dense if m.learner.family in ("kernel", "mlp")]
     return tuple(out)

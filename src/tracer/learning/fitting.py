@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +18,14 @@ from tracer.learning.candidates import Candidate, NoveltyGuard, Rules, Scored
 from tracer.learning.crossfit import Member
 from tracer.learning.neighbours import Nearness, Prototypes
 from tracer.learning.surrogates import Part, Surrogate
+from tracer.learning.threads import n_workers, one_thread_each
 from tracer.types import Bool, Float32, Float64, Int32
 
 NOVELTY_QUANTILE = 0.02
 """Share of the out-of-fold traces whose largest logit falls below the novelty floor."""
+_NEIGHBOURS_EARN = 0.02
+"""Share of the area under the generalised risk-coverage curve that neighbours must take away: a decision with them
+costs 2,000 products more."""
 _FLOOR_MARGIN, _FLOOR_SHRINKAGE = 0.05, 10.0
 
 
@@ -55,7 +60,23 @@ class OutOfFoldNeighbours:
     def of(cls, dense: Float32, y: Int32, folds: NDArray[np.int8], n_classes: int, seed: int) -> OutOfFoldNeighbours:
         """Draw prototypes from the training rows (n, d)."""
         prototypes, rows = Prototypes.draw(dense, y, n_classes, seed)
-        return cls(prototypes, prototypes.nearness(dense, folds=folds, own=folds[rows]))
+        own = folds[rows]
+        inside = [np.flatnonzero(folds == fold) for fold in range(int(folds.max()) + 1)]
+
+        def near(fold: int) -> Nearness:
+            return prototypes.without(own == fold).nearness(dense[inside[fold]])
+
+        with one_thread_each(), ThreadPoolExecutor(n_workers(len(inside))) as workers:
+            parts = list(workers.map(near, range(len(inside))))
+        back = np.argsort(np.concatenate(inside))
+        return cls(
+            prototypes,
+            Nearness(
+                np.concatenate([part.labels for part in parts])[back],
+                np.concatenate([part.similarities for part in parts])[back],
+                np.concatenate([part.by_class for part in parts])[back],
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +97,8 @@ def build(
     neighbours: OutOfFoldNeighbours | None = None,
 ) -> Trained:
     """A candidate from one member or an ensemble of several. Weights, acceptor, guard and floors are fitted
-    on out-of-fold logits. ``neighbours`` join the acceptor where a linear or deep head reads embeddings; a
-    kernel head carries what they say."""
+    on out-of-fold logits. ``neighbours`` join the acceptor where a linear or deep head reads embeddings (a
+    kernel head carries what they say) and they earn what they cost at each decision."""
     weights, loss = blending.fit_weights([m.logits for m in members], y)
     kept = [i for i, w in enumerate(weights) if w > 0] or [int(np.argmax(weights))]
     chosen = [(members[i], max(float(weights[i]), 1e-6)) for i in kept]
@@ -87,11 +108,12 @@ def build(
     predicted = logits.argmax(axis=1).astype(np.int32)
     agree = predicted == y
     families = {(m.learner.block, m.learner.family) for m, _ in chosen}
-    near = None
-    if any(block == "dense" for block, _ in families) and ("dense", "kernel") not in families:
-        near = neighbours
-    nearness = near.nearness if near is not None else None
-    acceptor = fit_acceptor(views, predicted, agree, folds, n_classes, neighbours=near)
+    acceptor = fit_acceptor(views, predicted, agree, folds, n_classes)
+    nearness = None
+    if neighbours and any(block == "dense" for block, _ in families) and ("dense", "kernel") not in families:
+        informed = fit_acceptor(views, predicted, agree, folds, n_classes, neighbours=neighbours)
+        if _ranks_better(informed, acceptor, views, neighbours.nearness, agree):
+            acceptor, nearness = informed, neighbours.nearness
     guard = NoveltyGuard(settings.novelty, float(np.quantile(logits.max(axis=1), NOVELTY_QUANTILE)))
     candidate = Candidate(surrogate, acceptor, guard, settings.rules)
     scored = candidate.score_views(views, nearness)
@@ -105,6 +127,14 @@ def build(
     f1 = selection.macro_f1(predicted, y, n_classes)
     paper = fit_acceptor(views, predicted, agree, folds, n_classes, paper=True)
     return Trained(candidate, scored, agree, loss, f1, paper.probability(paper.features(views)[1]))
+
+
+def _ranks_better(
+    informed: Acceptor, plain: Acceptor, views: tuple[Float32, ...], nearness: Nearness, agree: Bool
+) -> bool:
+    with_neighbours = selection.augrc(informed.probability(informed.features(views, nearness)[1]), agree)
+    without = selection.augrc(plain.probability(plain.features(views)[1]), agree)
+    return with_neighbours <= (1.0 - _NEIGHBOURS_EARN) * without
 
 
 def fit_acceptor(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,8 +29,9 @@ from tracer.types import Float32, Int32
 _DENSE_SPREAD, _LEXICAL_SPREAD = 16.0, 20.0
 _PENALTIES: dict[BlockName, tuple[float, ...]] = {"dense": (1e-1, 2e-2, 3e-3), "lexical": (2e-2, 1e-3)}
 _FOREST: dict[str, Any] = {"n_estimators": 60, "min_samples_leaf": 2}
-_MLP_EPOCHS, _MLP_GAIN = 40, 0.02
+_MLP_EPOCHS, _MLP_GAIN = 40, 0.05
 _PARITY = 1e-4
+_CHUNK = 16_384
 
 
 def _as_it_is(head: Head) -> Head:
@@ -41,7 +43,8 @@ class Learner:
     """A recipe: ``train(block, y, n_classes, start, seed)`` gives a head.
 
     ``start`` is a head of the same recipe to start from, or None. ``variant`` tells recipes of one family
-    apart; only the best variant of a family goes past the first fold. ``export`` turns the final head into the
+    apart, ``rival`` names a family that fits the same kind of function: only the best of all these goes past the
+    first fold. ``starts_warm``: it makes use of a start. ``export`` turns the final head into the
     one that serves.
     """
 
@@ -51,11 +54,18 @@ class Learner:
     variant: str = ""
     max_rows: int | None = None
     export: Callable[[Head], Head] = _as_it_is
+    rival: str = ""
+    starts_warm: bool = False
 
     @property
     def name(self) -> str:
         """For instance ``dense logistic (1e-05)``."""
         return f"{self.block} {self.family}" + (f" ({self.variant})" if self.variant else "")
+
+    @property
+    def contest(self) -> tuple[str, BlockName]:
+        """What only the best recipe of goes on."""
+        return self.rival or self.family, self.block
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +79,17 @@ class Scaling:
     def of(cls, block: Float32) -> Scaling:
         """Centred rows get a root mean squared length of 16."""
         mean = block.mean(axis=0, dtype=np.float64).astype(np.float32)
-        spread = float(np.sqrt(np.mean((block.astype(np.float64) - mean) ** 2) * block.shape[1]))
+        squares = sum(
+            float(((block[i : i + _CHUNK] - mean) ** 2).sum(dtype=np.float64)) for i in range(0, len(block), _CHUNK)
+        )
+        spread = float(np.sqrt(squares / len(block)))
         return cls(mean, _DENSE_SPREAD / max(spread, 1e-12))
 
     def apply(self, block: Float32) -> Float32:
         """The scaled block."""
-        return (block - self.mean) * np.float32(self.factor)
+        scaled = block - self.mean
+        scaled *= np.float32(self.factor)
+        return scaled
 
     def fold(self, weights: Float32, bias: Float32) -> tuple[Float32, Float32]:
         """Weights and bias that act on raw rows as the given ones act on scaled rows."""
@@ -88,12 +103,12 @@ def learners(name: PoolName, blocks: frozenset[BlockName]) -> tuple[Learner, ...
     for block, penalties in _PENALTIES.items():
         if block in blocks:
             # From strong to weak: on the first fold each starts from the one before.
-            out += [Learner("logistic", block, _Logistic(p), f"penalty {p:g}") for p in penalties]
+            out += [Learner("logistic", block, _Logistic(p), f"penalty {p:g}", starts_warm=True) for p in penalties]
     if "dense" in blocks:
         out.append(Learner("kernel", "dense", _kernel, max_rows=MAX_PROTOTYPES))
         if name == "full":
             out += [
-                Learner("sgd", "dense", _sgd),
+                Learner("sgd", "dense", _sgd, rival="logistic"),
                 Learner("mlp", "dense", _mlp),
                 Learner("tree", "dense", _Trees(DecisionTreeClassifier, {"min_samples_leaf": 5}), export=_exported),
                 Learner("forest", "dense", _Trees(RandomForestClassifier, _FOREST), export=_exported),
@@ -107,16 +122,18 @@ class _Logistic:
     penalty: float
 
     def __call__(self, block: Block, y: Int32, k: int, start: Head | None, seed: int) -> Head:
+        step = start.step if isinstance(start, LinearHead) else 0.0
         if isinstance(block, np.ndarray):
             scaling = Scaling.of(block)
-            fitted = fit_logistic(scaling.apply(block), y, k, self.penalty, start=_unfold(start, scaling))
-            return LinearHead(*scaling.fold(fitted[:-1], fitted[-1]))
+            first = _unfold(start, scaling)
+            fitted, step = fit_logistic(scaling.apply(block), y, k, self.penalty, start=first, step=step)
+            return LinearHead(*scaling.fold(fitted[:-1], fitted[-1]), step)
         spread = np.float32(_LEXICAL_SPREAD)
         first = None
         if isinstance(start, LinearHead):
             first = np.vstack([start.weights / spread, start.bias])
-        fitted = fit_logistic(block * spread, y, k, self.penalty, start=first)
-        return LinearHead(fitted[:-1] * spread, fitted[-1])
+        fitted, step = fit_logistic(block * spread, y, k, self.penalty, start=first, step=step)
+        return LinearHead(fitted[:-1] * spread, fitted[-1], step)
 
 
 def _unfold(start: Head | None, scaling: Scaling) -> Float32 | None:
@@ -158,7 +175,7 @@ def _sgd(block: Block, y: Int32, k: int, start: Head | None, seed: int) -> Head:
 def _mlp(block: Block, y: Int32, k: int, start: Head | None, seed: int) -> Head:
     scaling = Scaling.of(np.asarray(block))
     x = scaling.apply(np.asarray(block))
-    model = MLPClassifier((256,), alpha=1e-2, batch_size=min(256, len(y)), learning_rate_init=2e-3, random_state=seed)
+    model = MLPClassifier((256,), alpha=1e-2, batch_size=min(512, len(y)), learning_rate_init=4e-3, random_state=seed)
     classes = np.unique(y)
     for epoch in range(_MLP_EPOCHS):
         before = model.loss_ if epoch else np.inf
@@ -179,7 +196,9 @@ class _Trees:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, block: Block, y: Int32, k: int, start: Head | None, seed: int) -> Head:
-        _onnx_exporter()  # Trees that cannot be exported cannot serve: say so before training them.
+        # Trees that cannot be exported cannot serve: say so before training them, without the seconds of an import.
+        if not (find_spec("onnxruntime") and find_spec("skl2onnx")):
+            raise _no_exporter()
         x = np.asarray(block, dtype=np.float32)
         model = self.estimator(random_state=seed, **self.settings).fit(x, y)
         columns = np.full(k, -1, dtype=np.int64)
@@ -229,8 +248,12 @@ def _onnx_exporter() -> tuple[Any, Any]:
         from skl2onnx import to_onnx
         from skl2onnx.common.data_types import FloatTensorType
     except ImportError as error:
-        raise MissingExtraError("skl2onnx and onnxruntime", "trees", "A tree surrogate") from error
+        raise _no_exporter() from error
     return to_onnx, FloatTensorType
+
+
+def _no_exporter() -> MissingExtraError:
+    return MissingExtraError("skl2onnx and onnxruntime", "trees", "A tree surrogate")
 
 
 def _both_classes(weights: Float32, bias: Float32) -> tuple[Float32, Float32]:

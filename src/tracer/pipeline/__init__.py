@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from tracer.certification.report import FrontierPoint, MemberSummary, frontier_estimate, member_summaries
 from tracer.config import FitConfig
 from tracer.learning.crossfit import Progress
+from tracer.learning.threads import one_thread_each
+from tracer.learning.warmstart import WarmStart
 from tracer.pipeline.certifying import certify, estimate, rank_contenders
 from tracer.pipeline.paper import fit_paper
 from tracer.pipeline.training import Encodings, check_config, label_text, promise_of, silent, train
@@ -18,7 +20,19 @@ from tracer.pipeline.verdicts import Certified, Refused, Verdict
 from tracer.stats import testing
 from tracer.types import Dataset
 
-__all__ = ["Certified", "Encodings", "Refused", "Scan", "Verdict", "fit", "label_text", "scan"]
+__all__ = [
+    "Certified",
+    "Encodings",
+    "Outcome",
+    "Refused",
+    "Scan",
+    "Verdict",
+    "WarmStart",
+    "fit",
+    "label_text",
+    "refit",
+    "scan",
+]
 
 
 def fit(
@@ -37,20 +51,48 @@ def fit(
     in force, ``now`` stamps the policy, ``encodings`` are the embedder's vectors of probe texts and labels.
     Raises TraceError, FeatureError or TrainingError where the data cannot be used.
     """
+    return refit(
+        dataset, config, progress=progress, now=now, attempt=attempt, parent=parent, encodings=encodings
+    ).verdict
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """A verdict, and what the next fit may start from; None in the paper's mode."""
+
+    verdict: Verdict
+    warm: WarmStart | None
+
+
+def refit(
+    dataset: Dataset,
+    config: FitConfig | None = None,
+    *,
+    warm: WarmStart | None = None,
+    progress: Progress = silent,
+    now: datetime | None = None,
+    attempt: int = 1,
+    parent: str | None = None,
+    encodings: Encodings | None = None,
+) -> Outcome:
+    """`fit`, from what an earlier fit left where that fits: the same optimum in fewer steps."""
     config = config or FitConfig()
     check_config(dataset, config)
     if config.mode == "paper":
-        return fit_paper(dataset, config, progress=progress, now=now, parent=parent, encodings=encodings)
-    shop = train(dataset, config, progress=progress, encodings=encodings)
+        verdict = fit_paper(dataset, config, progress=progress, now=now, parent=parent, encodings=encodings)
+        return Outcome(verdict, None)
+    shop = train(dataset, config, progress=progress, encodings=encodings, warm=warm)
     stamp = (now or datetime.now(UTC)).isoformat(timespec="seconds")
-    if config.guarantee == "estimated":
-        verdicts = [estimate(shop, config, target, stamp, parent) for target in config.targets]
-    else:
-        spent = testing.spending(config.delta, attempt) if config.ledger == "lifetime" else config.delta
-        level = spent / len(config.targets)
-        verdicts = [certify(shop, config, t, level, attempt, stamp, parent) for t in config.targets]
+    # What is left are many small products, which more threads only slow down.
+    with one_thread_each():
+        if config.guarantee == "estimated":
+            verdicts = [estimate(shop, config, target, stamp, parent) for target in config.targets]
+        else:
+            spent = testing.spending(config.delta, attempt) if config.ledger == "lifetime" else config.delta
+            level = spent / len(config.targets)
+            verdicts = [certify(shop, config, t, level, attempt, stamp, parent) for t in config.targets]
     progress("done", 1, 1)
-    return replace(verdicts[0], frontier=tuple(verdicts[1:]))
+    return Outcome(replace(verdicts[0], frontier=tuple(verdicts[1:])), shop.warm)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,11 +20,14 @@ from tracer.errors import ConfigError, FeatureError, TraceError
 from tracer.features.lexical import LexicalFeatures
 from tracer.learning import fitting, pool
 from tracer.learning.candidates import Rules, Scored
-from tracer.learning.crossfit import Anchors, CrossFit, Progress, cross_fit
+from tracer.learning.crossfit import Anchors, CrossFit, Member, Progress, cross_fit
 from tracer.learning.ensembles import ensembles
 from tracer.learning.fitting import OutOfFoldNeighbours, RuleSettings, Trained
 from tracer.learning.heads import Block
+from tracer.learning.neighbours import MAX_ROWS
 from tracer.learning.surrogates import BlockName
+from tracer.learning.threads import n_workers, one_thread_each
+from tracer.learning.warmstart import WarmStart
 from tracer.policies.policy import Family, combine_stages, left_by
 from tracer.traces.rooms import Rooms, assign_rooms, fold_ids
 from tracer.types import OUTSIDE, Bool, Dataset, Float32, Int32, LabelSpace
@@ -72,6 +77,7 @@ class Workshop:
     y: Int32
     n_shadow: int
     encodings: Encodings | None
+    warm: WarmStart
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -80,9 +86,17 @@ def silent(_what: str, _done: int, _total: int) -> None:
 
 
 def train(
-    dataset: Dataset, config: FitConfig, *, progress: Progress = silent, encodings: Encodings | None = None
+    dataset: Dataset,
+    config: FitConfig,
+    *,
+    progress: Progress = silent,
+    encodings: Encodings | None = None,
+    warm: WarmStart | None = None,
 ) -> Workshop:
-    """Split, extract features, cross-fit the pool and build all contenders. Reads no shadow label."""
+    """Split, extract features, cross-fit the pool and build all contenders. Reads no shadow label.
+
+    ``warm``: what an earlier fit of fewer traces left; used where it fits.
+    """
     began = time.perf_counter()
     rooms = assign_rooms(dataset, shadow_share=config.shadow_share_for(dataset.n_units), split=config.split)
     if config.guarantee == "estimated":
@@ -102,37 +116,63 @@ def train(
     blocks: dict[BlockName, Block] = {}
     names = block_names(dataset, config)
     if "lexical" in names:
-        lexical = LexicalFeatures.fit(room.texts or ())
-        blocks["lexical"] = lexical.transform(room.texts or ())
+        lexical, blocks["lexical"] = LexicalFeatures.fit_transform(room.texts or ())
     if "dense" in names and room.dense is not None:
         blocks["dense"] = room.dense
     featured = time.perf_counter()
     recipes = pool.learners(config.pool, names)
     anchors = anchors_of(dataset.space, lexical, encodings if "dense" in names else None)
-    cross = cross_fit(recipes, blocks, room.y, folds, n_classes, config.seed, progress, anchors)
+    hashes = lexical.hashes if lexical is not None else None
+    labels, basis = dataset.space.names, _basis(config)
+    earlier = warm.usable(labels, hashes, basis, int(folds.max()) + 1, len(known)) if warm is not None else None
+    cross = cross_fit(
+        recipes,
+        blocks,
+        room.y,
+        folds,
+        n_classes,
+        config.seed,
+        progress,
+        anchors,
+        earlier.heads if earlier is not None else None,
+        keep_folds=earlier is not None and earlier.keep_folds,
+    )
     trained_at = time.perf_counter()
     settings = RuleSettings(
         config.novelty, business_rules(dataset.space, config), config.target if config.per_class else None
     )
     neighbours = None
-    if "dense" in names and room.dense is not None:
+    if config.neighbours and "dense" in names and room.dense is not None and len(known) <= MAX_ROWS:
         progress("neighbours", 1, 1)
         neighbours = OutOfFoldNeighbours.of(room.dense, room.y, folds, n_classes, config.seed)
-    trained = []
-    for members in ensembles(cross.members):
-        progress(f"acceptor for {' + '.join(m.learner.name for m in members)}", 1, 1)
-        trained.append(fitting.build(members, room.y, folds, n_classes, settings, neighbours))
-    contenders = [
-        Contender(t.name, t, t.scored, t.agree, encoder_share=float("dense" in t.candidate.surrogate.blocks))
-        for t in trained
-    ]
-    contenders += cascades(trained, config, len(rooms.shadow))
+    progress("acceptors", 1, 1)
+    combined = ensembles(cross.members)
+
+    def build(members: tuple[Member, ...]) -> Trained:
+        return fitting.build(members, room.y, folds, n_classes, settings, neighbours)
+
+    with one_thread_each(), ThreadPoolExecutor(n_workers(len(combined))) as workers:
+        trained = list(workers.map(build, combined))
+        contenders = [
+            Contender(t.name, t, t.scored, t.agree, encoder_share=float("dense" in t.candidate.surrogate.blocks))
+            for t in trained
+        ]
+        contenders += cascades(trained, config, len(rooms.shadow))
     seconds = {
         "features": featured - began,
         "surrogates": trained_at - featured,
         "acceptors": time.perf_counter() - trained_at,
     }
-    return Workshop(dataset, rooms, lexical, tuple(contenders), cross, room.y, len(rooms.shadow), encodings, seconds)
+    left = WarmStart.of(cross, labels, hashes, basis, len(known), earlier)
+    return Workshop(
+        dataset, rooms, lexical, tuple(contenders), cross, room.y, len(rooms.shadow), encodings, left, seconds
+    )
+
+
+def _basis(config: FitConfig) -> str:
+    """The settings that decide which rows train what: heads of other settings may have seen what they must not."""
+    names = ("split", "shadow_share", "guarantee", "folds", "features", "pool", "seed")
+    return json.dumps({name: getattr(config, name) for name in names}, sort_keys=True)
 
 
 def block_names(dataset: Dataset, config: FitConfig) -> frozenset[BlockName]:

@@ -30,14 +30,21 @@ def p_value(n_disagreed: ArrayLike, n_handled: ArrayLike, target: float) -> NDAr
 
 def most_disagreements(n_handled: ArrayLike, target: float, level: float) -> NDArray[np.int64]:
     """Largest count with ``p_value(count, n_handled, target) <= level``; -1 where even 0 is too many."""
-    n = np.asarray(n_handled).astype(np.int64)
-    guess = np.floor(np.nan_to_num(special.bdtrik(level, np.maximum(n, 1), 1.0 - target), nan=-1.0))
-    # The inverse is continuous and rounded: the test itself settles each count.
-    count = np.clip(guess + 1.0, -1.0, n)
-    for _ in range(3):
-        fails = (count >= 0) & ((n == 0) | (_cdf(np.maximum(count, 0.0), n, target) > level))
-        count = np.where(fails, count - 1.0, count)
-    return np.asarray(count, dtype=np.int64)
+    n = np.atleast_1d(np.asarray(n_handled).astype(np.int64))
+    rate = 1.0 - target
+    # A guess by the normal law with its skewness (Cornish and Fisher 1938); the test itself settles each count.
+    z = float(special.ndtri(level))
+    guess = n * rate + z * np.sqrt(n * rate * target) + (z * z - 1.0) * (target - rate) / 6.0 - 0.5
+    count = np.clip(np.floor(guess), -1.0, n - 1.0)
+    rising = np.flatnonzero(n > 0)
+    while len(rising):
+        rising = rising[(count[rising] < n[rising]) & (_cdf(count[rising] + 1.0, n[rising], target) <= level)]
+        count[rising] += 1.0
+    falling = np.flatnonzero((count >= 0) & (n > 0))
+    while len(falling):
+        falling = falling[(count[falling] >= 0) & (_cdf(np.maximum(count[falling], 0.0), n[falling], target) > level)]
+        count[falling] -= 1.0
+    return np.asarray(count, dtype=np.int64).reshape(np.shape(n_handled))
 
 
 def _cdf(k: NDArray[np.float64], n: NDArray[np.int64], target: float) -> NDArray[np.float64]:

@@ -1,0 +1,143 @@
+"""What a fit leaves to the next one: which recipes were chosen, and the linear heads of each fold and of the whole.
+
+A head of fold i never saw the rows of fold i, and a trace never changes its fold. So after a few more traces the heads
+of the folds still give out-of-fold evidence, on old rows and new, and only the final head learns; after more of them
+each fold is fitted from its own head; after many more all recipes are tried again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as save_arrays
+
+from tracer.errors import ArchiveError
+from tracer.learning.crossfit import CrossFit, WarmHeads
+from tracer.learning.heads import LinearHead
+from tracer.types import Float32
+
+_CHOSEN_ANEW, _FITTED_ANEW = 1.25, 1.05
+"""Training rows, as a multiple of those of then, from which on recipes are chosen anew and folds fitted anew."""
+_SCHEMA = "1"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WarmStart:
+    """Recipes by name with their heads, None where a recipe cannot start from one.
+
+    ``labels`` (k,) and ``hashes`` (d,) say what columns and rows of the heads mean, ``basis`` what must be equal
+    in the next fit (settings that decide who trains on what), ``n_chosen`` and ``n_folded`` how many training rows
+    chose the recipes and trained the heads of the folds. ``keep_folds``: these heads serve as they are.
+    """
+
+    heads: Mapping[str, WarmHeads | None]
+    labels: tuple[str, ...]
+    hashes: NDArray[np.uint32] | None
+    basis: str
+    n_folds: int
+    n_chosen: int
+    n_folded: int
+    keep_folds: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        cross: CrossFit,
+        labels: Sequence[str],
+        hashes: NDArray[np.uint32] | None,
+        basis: str,
+        n_rows: int,
+        before: WarmStart | None,
+    ) -> WarmStart:
+        """What this cross-fitting of ``n_rows`` training rows leaves; ``before`` is what it started from."""
+        heads = {m.learner.name: m.warm for m in cross.members}
+        n_chosen = before.n_chosen if before is not None else n_rows
+        n_folded = before.n_folded if before is not None and before.keep_folds else n_rows
+        return cls(heads, tuple(labels), hashes, basis, cross.n_folds, n_chosen, n_folded)
+
+    def usable(
+        self, labels: Sequence[str], hashes: NDArray[np.uint32] | None, basis: str, n_folds: int, n_rows: int
+    ) -> WarmStart | None:
+        """The same for a fit of ``n_rows`` training rows with these features; None where it must start anew."""
+        alike = (tuple(labels), basis, n_folds) == (self.labels, self.basis, self.n_folds)
+        if not alike or n_rows > _CHOSEN_ANEW * self.n_chosen or (hashes is None) != (self.hashes is None):
+            return None
+        kept = replace(self, keep_folds=n_rows <= _FITTED_ANEW * self.n_folded)
+        if hashes is None or self.hashes is None:
+            return kept
+        moved = {
+            name: heads if heads is None or not name.startswith("lexical") else _moved(heads, self.hashes, hashes)
+            for name, heads in self.heads.items()
+        }
+        return replace(kept, heads=moved, hashes=hashes)
+
+
+def _moved(heads: WarmHeads, old: NDArray[np.uint32], new: NDArray[np.uint32]) -> WarmHeads:
+    """Heads on other lexical features: the rows of those that stay, zero for new ones."""
+    at = np.minimum(np.searchsorted(old, new), max(len(old) - 1, 0))
+    stays = old[at] == new if len(old) else np.zeros(len(new), dtype=bool)
+
+    def move(head: LinearHead) -> LinearHead:
+        weights = np.zeros((len(new), head.weights.shape[1]), dtype=np.float32)
+        weights[stays] = head.weights[at[stays]]
+        return LinearHead(weights, head.bias, head.step)
+
+    return WarmHeads(tuple(map(move, heads.folds)), move(heads.final))
+
+
+def dump(warm: WarmStart) -> bytes:
+    """One safetensors file; weights in half precision, which is enough to start from."""
+    arrays: dict[str, NDArray[Any]] = {}
+    if warm.hashes is not None:
+        arrays["hashes"] = warm.hashes
+    for name, heads in warm.heads.items():
+        if heads is not None:
+            for i, head in enumerate((*heads.folds, heads.final)):
+                arrays[f"{name}/{i}/weights"] = head.weights.astype(np.float16)
+                arrays[f"{name}/{i}/bias"] = head.bias
+                arrays[f"{name}/{i}/step"] = np.array([head.step])
+    facts = {
+        "schema": _SCHEMA,
+        "recipes": json.dumps({name: heads is not None for name, heads in warm.heads.items()}),
+        "labels": json.dumps(warm.labels),
+        "basis": warm.basis,
+        "n_folds": str(warm.n_folds),
+        "n_chosen": str(warm.n_chosen),
+        "n_folded": str(warm.n_folded),
+    }
+    return save_arrays({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=facts)
+
+
+def load(path: str) -> WarmStart:
+    """What ``dump`` wrote. Raises ArchiveError where the file is damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = file.metadata() or {}
+            if facts.get("schema") != _SCHEMA:
+                raise ArchiveError(f"{path}: schema {facts.get('schema')!r}; this version of Tracer reads {_SCHEMA}")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        n_folds, labels = int(facts["n_folds"]), tuple(json.loads(facts["labels"]))
+        heads: dict[str, WarmHeads | None] = {}
+        for name, linear in json.loads(facts["recipes"]).items():
+            heads[name] = None
+            if linear:
+                *folds, final = (_head(arrays, f"{name}/{i}", len(labels)) for i in range(n_folds + 1))
+                heads[name] = WarmHeads(tuple(folds), final)
+        n_chosen, n_folded = int(facts["n_chosen"]), int(facts["n_folded"])
+        return WarmStart(heads, labels, arrays.get("hashes"), facts["basis"], n_folds, n_chosen, n_folded)
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ArchiveError(f"{path}: cannot be read: {error}") from error
+
+
+def _head(arrays: Mapping[str, NDArray[Any]], prefix: str, k: int) -> LinearHead:
+    weights: Float32 = arrays[f"{prefix}/weights"].astype(np.float32)
+    bias: Float32 = arrays[f"{prefix}/bias"]
+    if weights.ndim != 2 or weights.shape[1] != k or bias.shape != (k,) or not np.isfinite(weights).all():
+        raise ValueError(f"{prefix} is no linear head of {k} labels")
+    return LinearHead(weights, bias, float(arrays[f"{prefix}/step"][0]))
