@@ -6,7 +6,8 @@ STAMP := $(VENV)/.installed
 ENCODER_STAMP := $(ENCODER_VENV)/.installed
 PEER_VENV := .venv-peer
 PEER_STAMP := $(PEER_VENV)/.installed
-BENCHMARKS := protocol refusals guarantee resplits hard_tasks core growth ablations speed_fit
+BENCHMARKS := protocol refusals guarantee resplits hard_tasks core growth ablations speed_fit speed_growth \
+  speed_serving speed_encoder
 
 .PHONY: help demo test test-slow test-encoder lint types format bench bench-quick peer clean
 

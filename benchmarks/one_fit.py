@@ -6,13 +6,13 @@ FOLDER holds ``traces.jsonl``, ``traces.npy``, ``test.jsonl`` and ``test.npy``.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.peer_fit import peak
 from tracer import pipeline
 from tracer.config import FitConfig
 from tracer.pipeline import Refused
@@ -27,7 +27,7 @@ def main() -> None:
     began = time.perf_counter()
     verdict = pipeline.fit(train, FitConfig.from_dict({"targets": [0.95], "pool": pool}))
     fit_s = time.perf_counter() - began
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak_mib = peak()
     out: dict[str, object] = {
         "fit_s": round(fit_s, 2),
         "peak_mib": round(peak_mib),

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from benchmarks.common import Cells, arguments, footer, load_part, share, table, write_result
+from benchmarks.peer_fit import peak
 from tracer import flywheel, pipeline
 from tracer.config import FitConfig
 from tracer.pipeline import Certified, Refused
@@ -97,14 +97,14 @@ class World:
 def measure_fit(world: World, n: int, *, texts: bool) -> dict[str, Any]:
     """One fit, in this process."""
     dataset = world.draw(n, 1, texts=texts)
-    before_mib = _peak_mib()
+    before_mib = peak()
     began = time.perf_counter()
     verdict = pipeline.fit(dataset, FitConfig(targets=(TARGET,)))
     fit_s = time.perf_counter() - began
     report = verdict.report
     out: dict[str, Any] = {
         "fit_s": round(fit_s, 2),
-        "peak_mib": round(_peak_mib()),
+        "peak_mib": round(peak()),
         "traces_mib": round(before_mib),
         "certified": not isinstance(verdict, Refused),
         "n_train": report.n_train,
@@ -147,10 +147,6 @@ def _timed(call: Callable[[], _T]) -> tuple[_T, float]:
     return call(), time.perf_counter() - began
 
 
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def main() -> None:
     """Each size in a process of its own."""
     given = arguments(__doc__ or "", _add)
@@ -164,7 +160,7 @@ def main() -> None:
         json.dump(cell, sys.stdout)
         return
     part = load_part(given.data / "clinc150" / "train.jsonl")
-    cells = Cells("speed_growth", part.digest, quick=given.quick)
+    cells = Cells("speed_growth", part.digest, revision=2, quick=given.quick)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "world.npz"
         World(part.dataset).save(path)

@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.common import TITLES, Task, arguments, draw, footer, load_task, silent, table, write_result
 from tracer import flywheel, pipeline
 from tracer.config import FitConfig
+from tracer.features.lexical import LexicalFeatures
 from tracer.learning import fitting, pool
 from tracer.learning.candidates import Rules
 from tracer.learning.crossfit import cross_fit
@@ -31,6 +32,7 @@ from tracer.learning.fitting import RuleSettings
 from tracer.pipeline import Refused
 from tracer.pipeline.certifying import BLANK, reloaded
 from tracer.policies.policy import Policy
+from tracer.serving.router import Router
 from tracer.traces.rooms import fold_ids
 from tracer.types import Dataset, Float32
 
@@ -126,6 +128,32 @@ def many(policy: Policy, vectors: Float32, n: int) -> dict[str, Any]:
     }
 
 
+def hashing(texts: Sequence[str]) -> dict[str, Any]:
+    """Seconds to fit the lexical features and to transform all texts, best of three, on one core."""
+    fits, transforms = [], []
+    for _ in range(3):
+        began = time.perf_counter()
+        features = LexicalFeatures.fit(texts)
+        fits.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        features.transform(texts)
+        transforms.append(time.perf_counter() - began)
+    return {
+        "n": len(texts),
+        "words": round(sum(len(text.split()) for text in texts) / len(texts), 1),
+        "features": features.dimension,
+        "fit_s": round(min(fits), 3),
+        "transform_s": round(min(transforms), 3),
+    }
+
+
+def routed(policy: Policy, task: Task, n: int) -> dict[str, float]:
+    """``Router.route`` on one embedding of the test file."""
+    assert task.test.dense is not None
+    vectors, turn, router = task.test.dense[:100], iter(range(10**9)), Router(policy)
+    return laps([lambda: router.route(embedding=vectors[next(turn) % 100])], n)[0]
+
+
 def start(home: Path, n: int) -> dict[str, Any]:
     """Medians over processes: import, load, first decision, memory; and the import of numpy alone."""
     code = "import time; b = time.perf_counter(); import numpy; print((time.perf_counter() - b) * 1e3)"
@@ -208,6 +236,9 @@ def main() -> None:
     ]
     for cell in batches:
         print(cell, flush=True)
+    hashed = hashing(banking.train.texts or ())
+    through = routed(next(p for name, _, p in policies if name == "clinc150" and p.needs == {"dense"}), clinc, n_laps)
+    print(hashed, through, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         flywheel.fit(_texts_only(draw(banking.train, len(banking.train), 0)), target=TARGET, home=home)
@@ -224,6 +255,8 @@ def main() -> None:
         "one": singles,
         "many": batches,
         "start": began,
+        "hashing": hashed,
+        "router": {"data": clinc.name, **through},
         "processes": scaling,
     }
     write_result("speed_serving", content, quick=given.quick)
@@ -270,7 +303,7 @@ def render(result: dict[str, Any]) -> str:
         ("processes", "texts each", "texts/s in all"),
         ((cell["processes"], f"{cell['n']:,}", f"{cell['texts_per_s']:,}") for cell in result["processes"]),
     )
-    begun = result["start"]
+    begun, hashed = result["start"], result["hashing"]
     heavy = ", ".join(begun["heavy"]) or "none of scipy, scikit-learn, ONNX Runtime and asyncio"
     return f"""## Deciding
 
@@ -285,7 +318,11 @@ Many embeddings at once, in turn with the bare product of all of them (best of t
 
 {batches}
 
-Messages of Banking77 through its lexical policy, one thread a process:
+`Router.route` on an embedding, kill switch, counts and answer included, with the first policy of {TITLES[result["router"]["data"]]}: median
+{result["router"]["p50_us"]} us.
+
+The lexical features of {hashed["n"]:,} messages of {hashed["words"]} words: {hashed["transform_s"]} s, and {hashed["fit_s"]} s to fit them, on one core. Messages of
+Banking77 through its lexical policy, one thread a process:
 
 {scaling}
 

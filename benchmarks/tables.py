@@ -23,7 +23,10 @@ from benchmarks import (
     refusals,
     regimes,
     resplits,
+    speed_encoder,
     speed_fit,
+    speed_growth,
+    speed_serving,
 )
 from benchmarks.common import QUICK, RESULTS, TITLES, table
 
@@ -66,6 +69,9 @@ _SECTIONS: tuple[tuple[str, Callable[[Result], str]], ...] = (
     ("growth", growth.render),
     ("ablations", ablations.render),
     ("speed_fit", speed_fit.render),
+    ("speed_growth", speed_growth.render),
+    ("speed_serving", speed_serving.render),
+    ("speed_encoder", speed_encoder.render),
 )
 
 
