@@ -9,8 +9,9 @@ from decimal import Decimal
 
 import pytest
 
-from tracer.cost import Price, Projection, call_usd, parse_price, price_of, project
+from tracer.cost import Price, Projection, call_usd, parse_price, price_of, project, savings
 from tracer.errors import ConfigError
+from tracer.stats import binomial
 from tracer.types import Usage
 
 CALL = call_usd(parse_price("3/15"), Usage(800, 15))
@@ -99,3 +100,41 @@ def test_models_without_a_token_price_are_unknown() -> None:
 def test_the_price_data_are_not_imported_early() -> None:
     code = "import sys, tracer.cost; sys.exit('genai_prices' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_example_of_the_paper_is_a_range() -> None:
+    """800 and 15 tokens at $3 and $15 a million, 10,000 calls a day: $26 a day, $4.40 at coverage 0.832."""
+    (found,) = savings(CALL, 10_000, {0.95: (832, 1000)})
+    assert found.expected == project(CALL, 10_000, 0.832)
+    assert found.expected.before_day is not None
+    assert found.expected.after_day is not None
+    assert round(found.expected.before_day) == 26
+    assert round(found.expected.after_day, 1) == Decimal("4.4")
+    low, high = binomial.agreement_interval(832, 1000)
+    assert found.interval == (low, high)
+    assert (found.least, found.most) == (project(CALL, 10_000, low), project(CALL, 10_000, high))
+    years = [p.saved_year for p in (found.least, found.expected, found.most)]
+    assert None not in years
+    assert years == sorted(years, key=lambda year: year or Decimal(0))
+    assert years[1] == Decimal("21.84") * 365
+
+
+def test_savings_at_each_target_with_audits_and_the_encoder() -> None:
+    counts = {0.99: (0, 200), 0.95: (150, 200), 0.9: (200, 200)}
+    found = savings(Decimal("0.01"), 1000, counts, audit_rate=0.05, encoder_usd=Decimal("0.0001"))
+    assert [saving.target for saving in found] == [0.9, 0.95, 0.99]
+    assert found[1].expected == project(Decimal("0.01"), 1000, 0.75, 0.05, Decimal("0.0001"))
+    # Where nothing is handled the encoder is paid for nothing; where all is, the range still has a lower end.
+    assert found[2].expected.saved_year == Decimal("-0.1") * 365
+    assert found[2].interval[0] == 0.0
+    assert found[0].interval[1] == 1.0
+    assert found[0].interval[0] < 1.0
+
+
+def test_savings_of_unknown_prices_and_impossible_counts() -> None:
+    (found,) = savings(None, 1000, {0.9: (1, 2)})
+    assert found.least == found.expected == found.most == Projection(None, None, None)
+    assert savings(CALL, 1000, {}) == ()
+    for counts in ((3, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ConfigError, match=r"counts\[0.9\] = "):
+            savings(CALL, 1000, {0.9: counts})

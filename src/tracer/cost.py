@@ -6,6 +6,7 @@ An unknown price is None everywhere, never 0: a saving that nobody can state is 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -40,6 +41,23 @@ class Projection:
     before_day: Decimal | None
     after_day: Decimal | None
     saved_year: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """What a target saves. ``n_handled`` of ``n`` traces are handled, so coverage is known within an exact interval.
+
+    ``expected`` is the projection at ``n_handled / n``, ``least`` and ``most`` at the ends of the interval. Price and
+    volume are taken as given: the range is that of coverage alone.
+    """
+
+    target: float
+    n_handled: int
+    n: int
+    interval: tuple[float, float]
+    least: Projection
+    expected: Projection
+    most: Projection
 
 
 def price_of(model: str, *, at: datetime | None = None) -> Price | None:
@@ -112,6 +130,37 @@ def project(
     before = call_usd * calls_per_day
     after = before * (1 - spared) + encoder_usd * calls_per_day
     return Projection(before, after, (before - after) * 365)
+
+
+def savings(
+    call_usd: Decimal | None,
+    calls_per_day: int,
+    counts: Mapping[float, tuple[int, int]],
+    *,
+    audit_rate: float = 0.0,
+    encoder_usd: Decimal = Decimal(0),
+    level: float = 0.05,
+) -> tuple[Saving, ...]:
+    """`project` at each target, with the range that the exact interval of its coverage leaves.
+
+    ``counts`` maps a target to (n_handled, n): the counts of its certificate, or round(coverage x n) of an estimated
+    frontier over the n traces that would certify. ``encoder_usd`` is dollars a call: where a cascade embeds a share of
+    the calls, give that share of the price. ``level`` is the error of each two-sided interval (Clopper and Pearson).
+    Raises ConfigError for counts that cannot be.
+    """
+    from tracer.stats import binomial  # scipy, which the price of a call does not need
+
+    out = []
+    for target, (n_handled, n) in sorted(counts.items()):
+        if not 0 <= n_handled <= n or n == 0:
+            raise ConfigError(f"counts[{target:g}] = {n_handled} handled of {n}: must be counts of at least one trace")
+        low, high = binomial.agreement_interval(n_handled, n, level)
+        least, expected, most = (
+            project(call_usd, calls_per_day, coverage, audit_rate, encoder_usd)
+            for coverage in (low, n_handled / n, high)
+        )
+        out.append(Saving(target, n_handled, n, (low, high), least, expected, most))
+    return tuple(out)
 
 
 def _references(model: str) -> list[tuple[str | None, str]]:

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from tracer.features.lexical import LexicalFeatures, count_ngrams, normalise
+from tracer.features.lexical import LexicalFeatures, Ngram, count_ngrams, ngrams, normalise
 
 MASK = (1 << 64) - 1
 BASE = 0x100000001B3
@@ -207,3 +207,38 @@ def test_the_most_frequent_features_are_kept() -> None:
 
 def test_few_texts_keep_what_occurs_once() -> None:
     assert LexicalFeatures.fit(["lamp", "phone"]).dimension == len(reference("lamp") | reference("phone"))
+
+
+@given(texts)
+@example("")
+@example("\ud800 a\u0301 \x00b")
+@example("word " * 2000)
+@settings(max_examples=150, deadline=None)
+def test_named_ngrams_are_those_that_are_hashed(text: str) -> None:
+    assert dict(Counter(ngram.hash for ngram in ngrams(text))) == counted([text])[0]
+
+
+@given(texts)
+@settings(max_examples=100, deadline=None)
+def test_each_named_ngram_has_the_hash_of_its_own_text(text: str) -> None:
+    for kind, gram, key in ngrams(text):
+        if kind == "characters":
+            assert key == mix((rolled(gram) + 0xE7037ED1A0B428DB * 4) & MASK) >> 32
+        else:
+            hashes = [mix((falling(word) + 0xA0761D6478BD642F) & MASK) for word in gram.split()]
+            assert len(hashes) == (1 if kind == "word" else 2)
+            assert key == (hashes[0] if kind == "word" else mix((hashes[0] * BASE + hashes[1]) & MASK)) >> 32
+
+
+def test_ngrams_read_as_their_text_does() -> None:
+    found = [(ngram.kind, ngram.text) for ngram in ngrams("Ab  cd!")]
+    assert found == [
+        ("characters", " ab "),
+        ("characters", " cd!"),
+        ("characters", "cd! "),
+        ("word", "ab"),
+        ("word", "cd"),
+        ("pair", "ab cd"),
+    ]
+    assert ngrams("") == []
+    assert isinstance(ngrams("a")[0], Ngram)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ CHARACTER_SIZE = 4
 """Length of the character n-grams, counted within words and their edges. Words and pairs of words join them."""
 MAX_FEATURES = 1 << 17
 
+NgramKind = Literal["characters", "word", "pair"]
 _UInt64: TypeAlias = NDArray[np.uint64]
 Counts: TypeAlias = tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.int64]]
 """Row, hash and count of each distinct n-gram of each text, ordered by row and hash."""
@@ -44,6 +46,14 @@ def normalise(text: str) -> str:
         return " ".join(text.lower().split())
     # Lower case may leave what composes anew.
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower()).split())
+
+
+class Ngram(NamedTuple):
+    """What is hashed: four characters (a space stands for the edge of a word), a word, or two words in a row."""
+
+    kind: NgramKind
+    text: str
+    hash: int
 
 
 class SparseRow(NamedTuple):
@@ -137,6 +147,21 @@ class LexicalFeatures:
         np.cumsum(np.bincount(rows, minlength=n_texts), out=pointers[1:])
         shape = (n_texts, self.dimension)
         return sparse.csr_matrix((values, columns.astype(np.int32), pointers), shape=shape, copy=False)
+
+
+def ngrams(text: str) -> list[Ngram]:
+    """The n-grams of one text as a reader knows them, repeats included, each with the hash it is known by.
+
+    For explanations: the text is cut again in plain Python, in the order in which `_keys` hashes it.
+    """
+    laid = f" {normalise(text)} "
+    windows = [laid[i : i + CHARACTER_SIZE] for i in range(len(laid) - CHARACTER_SIZE + 1)]
+    characters = [window for window in windows if " " not in window[1:-1]]
+    words = "".join(letter if letter.isalnum() else " " for letter in laid).split()
+    pairs = [f"{first} {second}" for first, second in pairwise(words)]
+    kinds: tuple[tuple[NgramKind, list[str]], ...] = (("characters", characters), ("word", words), ("pair", pairs))
+    named = [(kind, gram) for kind, grams in kinds for gram in grams]
+    return [Ngram(*ngram, key) for ngram, key in zip(named, _keys([text]).tolist(), strict=True)]
 
 
 def count_ngrams(texts: Sequence[str]) -> Counts:
