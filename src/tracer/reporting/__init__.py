@@ -1,0 +1,1 @@
+"""The report: facts, then a page, Markdown or JSON that say the same."""
