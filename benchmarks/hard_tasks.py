@@ -313,7 +313,9 @@ class _GuardBench:
         self.room = shop.dataset.take(shop.rooms.train)
         assert self.room.dense is not None
         folds = fold_ids(shop.dataset, shop.rooms.train, FitConfig().folds)
-        self.near = OutOfFoldNeighbours.of(self.room.dense, self.room.y, folds, len(shop.dataset.space), 0)
+        near = OutOfFoldNeighbours.of(self.room.dense, self.room.y, folds, len(shop.dataset.space), 0)
+        assert near is not None
+        self.near = near
         self.singles = [c for c in shop.contenders if c.first is None]
         self.members = {(m.learner.block, m.learner.family): m for m in shop.cross.members}
 

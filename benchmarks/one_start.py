@@ -52,7 +52,7 @@ def _status(key: str) -> int:
 
 
 def _mapped(home: str) -> dict[str, float]:
-    """Of the mapped weights: MiB in memory, and MiB that are this process's alone."""
+    """Of the mapped weights: MiB in memory, and MiB that this process has written to and so no longer shares."""
     sizes, inside = {"Rss": 0, "Private_Dirty": 0}, False
     for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
         first = line.split()[0]

@@ -328,8 +328,8 @@ Banking77 through its lexical policy, one thread a process:
 
 A router on the lexical policy of Banking77 ({begun["archive_mib"]} MiB on disk), medians of {begun["runs"]} processes: import of the serving path {begun["import_ms"]} ms
 (numpy alone: {begun["numpy_ms"]} ms; loaded with it: {heavy}), `Router.load` {begun["load_ms"]} ms, first decision {begun["first_ms"]} ms, resident
-memory {begun["rss_mib"]} MiB. Its weights are mapped from the file: {begun["mapped_mib"]} MiB of them in memory, {begun["mapped_private_mib"]} MiB for the process
-alone; the rest is shared with every process that serves the policy.
+memory {begun["rss_mib"]} MiB. Its weights, {begun["mapped_mib"]} MiB of it, are mapped read-only from the file: no page is copied
+({begun["mapped_private_mib"]} MiB written), so processes that serve the policy share them.
 
 {footer(result)}
 """

@@ -300,14 +300,23 @@ def _commit(home: Path, outcome: Outcome, dataset: Dataset, settings: Settings, 
     frontier = tuple(_saved(registry, v, settings.embedder) for v in verdict.frontier)
     verdict = replace(_saved(registry, verdict, settings.embedder), frontier=frontier)
     TraceStore(home).save(dataset)
-    if outcome.warm is not None:
-        storage.write_atomic(home / WARM, warmstart.dump(outcome.warm))
     settings.write(home)
     if isinstance(verdict, Certified):
         registry.activate(verdict.policy.version)
     elif on_refusal == "teacher":
         registry.activate(None)
+    _leave(home, outcome.warm)
     return verdict
+
+
+def _leave(home: Path, warm: WarmStart | None) -> None:
+    """Last of all, and never at the price of the fit: without the file the next one takes longer."""
+    if warm is None:
+        return
+    try:
+        storage.write_atomic(home / WARM, warmstart.dump(warm))
+    except OSError as error:
+        log.warning("%s cannot be written (%s): the next update trains anew", home / WARM, error.strerror)
 
 
 def _saved(registry: PolicyRegistry, verdict: Certified | Refused, spec: str | None) -> Certified | Refused:

@@ -11,9 +11,11 @@ from scipy import sparse
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
+from tracer import pipeline
+from tracer.errors import FeatureError, TrainingError
 from tracer.learning import logistic
 from tracer.learning.logistic import fit_logistic
-from tracer.types import Float32, Float64, Int32
+from tracer.types import Dataset, Float32, Float64, Int32
 
 N, D, K = 240, 6, 4
 
@@ -122,3 +124,27 @@ def test_many_rows_reach_the_optimum_of_all_of_them(monkeypatch: pytest.MonkeyPa
     assert solve(x, y, K, 1e-2, tolerance=1e-8) == pytest.approx(whole, abs=0.02)
     rows = sparse.csr_matrix(x)
     assert solve(rows, y, K, 1e-2, tolerance=1e-8) == pytest.approx(whole, abs=0.02)
+
+
+def test_a_loss_that_is_no_number_is_an_error_and_no_endless_search() -> None:
+    _, y = data()
+    start = np.zeros((D + 1, K), dtype=np.float32)
+    start[D] = np.nan
+    with pytest.raises(TrainingError, match="too large for float32"):
+        fit_logistic(data()[0], y, K, 1e-2, start=start)
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
+def test_one_embedding_beyond_float32_ends_the_fit_with_a_word() -> None:
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(400, 16)).astype(np.float32)
+    dense[7, 3] = 1e20
+    labels = [("a", "b")[i] for i in rng.integers(0, 2, 400)]
+    with pytest.raises((TrainingError, FeatureError), match="too large for float32"):
+        pipeline.fit(Dataset.from_columns(labels, dense=dense))
+
+
+def test_a_step_into_overflow_is_shortened() -> None:
+    x, y = data()
+    fitted = fit_logistic(x, y, K, 1e-2, step=1e30)
+    assert np.isfinite(fitted.coefficients).all()

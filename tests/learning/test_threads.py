@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 
+import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from tracer.learning import threads
 from tracer.learning.threads import n_workers, one_thread_each
 
 
@@ -31,7 +37,6 @@ def test_the_last_one_to_leave_leaves_everything_as_it_was() -> None:
         with one_thread_each():
             entered.set()
             assert leave.wait(10)
-            seen.append(blas())
         seen.append(blas())
 
     with threadpool_limits(2, user_api="blas"):
@@ -44,7 +49,7 @@ def test_the_last_one_to_leave_leaves_everything_as_it_was() -> None:
         leave.set()
         thread.join(10)
         assert set(blas()) == {2}
-    assert set(seen[1]) == {2}
+    assert set(seen[0]) == {2}
 
 
 def test_threads_started_inside_have_one_thread_too() -> None:
@@ -54,6 +59,44 @@ def test_threads_started_inside_have_one_thread_too() -> None:
         thread.start()
         thread.join(10)
     assert set(seen[0]) == {1}
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_of_a_fork_waits_for_nobody() -> None:
+    """The parent's other thread is inside while it forks; in the child it does not live, and holds nothing."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with one_thread_each(), threads._BLAS._lock:
+            entered.set()
+            leave.wait(20)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert entered.wait(10)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # a child that waits is killed
+        with one_thread_each():
+            os._exit(7)
+    _, status = os.waitpid(child, 0)
+    leave.set()
+    thread.join(20)
+    assert os.waitstatus_to_exitcode(status) == 7
+
+
+def test_a_library_that_comes_later_is_found() -> None:
+    code = """
+import numpy, threadpoolctl
+from tracer.learning.threads import one_thread_each
+with one_thread_each():
+    pass
+import scipy.linalg
+with threadpoolctl.threadpool_limits(2, user_api="blas"), one_thread_each():
+    print({p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{1}"
 
 
 def test_there_is_always_a_worker_and_never_more_than_tasks() -> None:

@@ -135,7 +135,7 @@ def made(shop: Workshop, name: str) -> Policy:
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("dense logistic", 130), ("lexical logistic", 180), ("dense logistic + lexical logistic", 230)]
+    ("name", "most"), [("dense logistic", 150), ("lexical logistic", 220), ("dense logistic + lexical logistic", 280)]
 )
 def test_a_decision_is_a_bounded_number_of_calls(name: str, most: int, shop: Workshop, small: Dataset) -> None:
     policy = made(shop, name)
@@ -154,7 +154,7 @@ def test_a_decision_does_not_grow_with_the_traces(messages: Dataset) -> None:
     assert isinstance(small_, Certified)
     assert isinstance(large, Certified)
     x = (messages.dense if messages.dense is not None else np.empty(0))[:1]
-    assert decisions_calls(small_.policy, None, x) == decisions_calls(large.policy, None, x) <= 60
+    assert decisions_calls(small_.policy, None, x) == decisions_calls(large.policy, None, x) <= 75
     for verdict in (small_, large):
         candidate = verdict.policy.candidate
         arrays = [array for part in candidate.surrogate.parts for array in part.head.arrays().values()]

@@ -79,6 +79,7 @@ def test_a_cut_file_is_refused(data: st.DataObject) -> None:
         {"dtype": "O", "shape": [1], "data_offsets": [0, 8]},
         {"dtype": "F32", "shape": [1]},
         {"dtype": "F32", "shape": "12", "data_offsets": [0, 8, 8]},
+        {"dtype": "F32", "shape": [float("inf")], "data_offsets": [0, 8]},
         [],
         None,
     ],

@@ -94,7 +94,7 @@ class Candidate:
     def _score(self, blocks: Blocks) -> Scored:
         dense = blocks.get("dense")
         if isinstance(dense, np.ndarray) and not np.isfinite(np.dot(dense.ravel(), dense.ravel())):
-            raise FeatureError("embeddings hold NaN or infinity")
+            raise FeatureError("embeddings hold NaN or infinity, or numbers too large for float32")
         nearness = None
         if self.acceptor.prototypes is not None:
             nearness = self.acceptor.prototypes.nearness(np.asarray(blocks["dense"], dtype=np.float32))

@@ -80,12 +80,13 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class CrossFit:
-    """Members in the order of the pool, and what was dropped."""
+    """Members in the order of the pool, and what was dropped. ``screened`` is False after a warm start."""
 
     members: tuple[Member, ...]
     dropped: tuple[Dropped, ...]
     n_trainings: int
     n_folds: int
+    screened: bool = True
 
 
 def cross_fit(
@@ -127,17 +128,17 @@ def cross_fit(
             dropped += [
                 Dropped(r.name, "was not chosen when all recipes were tried") for r in usable if r.name not in warm
             ]
-            first_fold = 0
+            screened, first_fold = False, 0
         else:
             survivors = _screened(families, bench, workers, count, dropped)
-            first_fold = 1
+            screened, first_fold = True, 1
         if not survivors:
             raise TrainingError(_nothing_left(dropped))
         count.total = count.done + len(survivors) * (n_folds + 1 - first_fold)
         members = _complete(survivors, range(first_fold, n_folds), workers, count, dropped)
     if not members:
         raise TrainingError(_nothing_left(dropped))
-    return CrossFit(members, tuple(dropped), count.trainings, n_folds)
+    return CrossFit(members, tuple(dropped), count.trainings, n_folds, screened)
 
 
 def _nothing_left(dropped: Sequence[Dropped]) -> str:

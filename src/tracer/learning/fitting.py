@@ -16,7 +16,7 @@ from tracer.learning import blending, selection
 from tracer.learning.acceptors import PAPER_FEATURES, Acceptor, Reliability, feature_names
 from tracer.learning.candidates import Candidate, NoveltyGuard, Rules, Scored
 from tracer.learning.crossfit import Member
-from tracer.learning.neighbours import Nearness, Prototypes
+from tracer.learning.neighbours import NEAR, Nearness, Prototypes
 from tracer.learning.surrogates import Part, Surrogate
 from tracer.learning.threads import n_workers, one_thread_each
 from tracer.types import Bool, Float32, Float64, Int32
@@ -57,11 +57,16 @@ class OutOfFoldNeighbours:
     nearness: Nearness
 
     @classmethod
-    def of(cls, dense: Float32, y: Int32, folds: NDArray[np.int8], n_classes: int, seed: int) -> OutOfFoldNeighbours:
-        """Draw prototypes from the training rows (n, d)."""
+    def of(
+        cls, dense: Float32, y: Int32, folds: NDArray[np.int8], n_classes: int, seed: int
+    ) -> OutOfFoldNeighbours | None:
+        """Draw prototypes from the training rows (n, d); None where a fold would be left with too few of others."""
         prototypes, rows = Prototypes.draw(dense, y, n_classes, seed)
         own = folds[rows]
-        inside = [np.flatnonzero(folds == fold) for fold in range(int(folds.max()) + 1)]
+        n_folds = int(folds.max()) + 1
+        if len(own) - int(np.bincount(own, minlength=n_folds).max()) < NEAR:
+            return None
+        inside = [np.flatnonzero(folds == fold) for fold in range(n_folds)]
 
         def near(fold: int) -> Nearness:
             return prototypes.without(own == fold).nearness(dense[inside[fold]])

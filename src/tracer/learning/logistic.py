@@ -7,6 +7,7 @@ Reference: Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4 (two
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import blas
 
+from tracer.errors import TrainingError
 from tracer.learning.heads import Block
 from tracer.learning.threads import LARGE, n_workers
 from tracer.types import Float32, Int32
@@ -108,11 +110,13 @@ class _Rows:
 
 def _minimise(objective: _Objective, x: Float32, step_length: float, tolerance: float) -> Solution:
     value, gradient = objective(x)
+    if not math.isfinite(value):
+        raise TrainingError("the loss is no number: the features or the start are too large for float32")
     history = _History(x.shape, step_length)
     for _ in range(_MAX_STEPS):
         direction = history.direction(gradient)
         slope = float(np.vdot(gradient, direction))
-        if slope >= 0.0:
+        if not slope < 0.0:
             break
         step = 1.0
         while True:
@@ -120,10 +124,11 @@ def _minimise(objective: _Objective, x: Float32, step_length: float, tolerance: 
             new_value, new_gradient = objective(candidate)
             if new_value <= value + _ARMIJO * step * slope or step < 1e-4:
                 break
-            # The lowest point of the parabola through what is known; from a warm start the first step is far too long.
-            step *= min(max(-0.5 * step * slope / (new_value - value - step * slope), 0.02), 0.5)
+            # The lowest point of the parabola through what is known: a first step may be far too long.
+            rise = new_value - value - step * slope
+            step *= min(max(-0.5 * step * slope / rise, 0.02), 0.5) if math.isfinite(rise) else 0.02
         gain = value - new_value
-        if gain <= 0.0:
+        if not gain > 0.0:
             break
         history.add(candidate - x, new_gradient - gradient)
         x, value, gradient = candidate, new_value, new_gradient

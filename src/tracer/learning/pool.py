@@ -77,12 +77,14 @@ class Scaling:
 
     @classmethod
     def of(cls, block: Float32) -> Scaling:
-        """Centred rows get a root mean squared length of 16."""
+        """Centred rows get a root mean squared length of 16. Raises TrainingError where they are too large for that."""
         mean = block.mean(axis=0, dtype=np.float64).astype(np.float32)
         squares = sum(
             float(((block[i : i + _CHUNK] - mean) ** 2).sum(dtype=np.float64)) for i in range(0, len(block), _CHUNK)
         )
         spread = float(np.sqrt(squares / len(block)))
+        if not np.isfinite(spread):
+            raise TrainingError("the embeddings are too large for float32")
         return cls(mean, _DENSE_SPREAD / max(spread, 1e-12))
 
     def apply(self, block: Float32) -> Float32:

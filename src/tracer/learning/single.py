@@ -77,7 +77,7 @@ class SingleScorer:
         if self._reads_dense and vector is not None:
             length = math.sqrt(vector.dot(vector))
             if not math.isfinite(length):
-                raise FeatureError("embeddings hold NaN or infinity")
+                raise FeatureError("embeddings hold NaN or infinity, or numbers too large for float32")
         views = self.views(row, vector)
         logits = views[0] if len(views) == 1 else views[0] + views[1]
         for view in views[2:]:

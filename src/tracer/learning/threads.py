@@ -6,6 +6,7 @@ Two threads that both start the linear algebra's threads wait for each other; re
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,11 +30,16 @@ class _Blas:
     """
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: in a child of a fork no other thread lives, whatever the parent's held."""
         self._lock = threading.Lock()
         self._inside = threading.local()
         self._holders = 0
         self._libraries: list[Any] = []
         self._before: list[int] = []
+        self._with_scipy = False
 
     def enter(self) -> None:
         depth = getattr(self._inside, "depth", 0)
@@ -41,16 +47,22 @@ class _Blas:
         if depth:
             return
         with self._lock:
-            if not self._libraries:
-                # Looking for the libraries takes milliseconds: once is enough.
-                from threadpoolctl import ThreadpoolController
-
-                self._libraries = [c for c in ThreadpoolController().lib_controllers if c.user_api == "blas"]
             if not self._holders:
+                self._look()
                 self._before = [library.num_threads for library in self._libraries]
             self._holders += 1
             for library in self._libraries:
                 library.set_num_threads(1)
+
+    def _look(self) -> None:
+        """Find the libraries. It takes milliseconds, so only again once scipy has brought one of its own."""
+        scipy = "scipy.linalg" in sys.modules
+        if self._libraries and scipy == self._with_scipy:
+            return
+        from threadpoolctl import ThreadpoolController
+
+        self._libraries = [c for c in ThreadpoolController().lib_controllers if c.user_api == "blas"]
+        self._with_scipy = scipy
 
     def leave(self) -> None:
         self._inside.depth -= 1
@@ -63,6 +75,7 @@ class _Blas:
 
 
 _BLAS = _Blas()
+os.register_at_fork(after_in_child=_BLAS.forget)
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """What a fit leaves to the next one: which recipes were chosen, and the linear heads of each fold and of the whole.
 
-A head of fold i never saw the rows of fold i, and a trace never changes its fold. So after a few more traces the heads
-of the folds still give out-of-fold evidence, on old rows and new, and only the final head learns; after more of them
-each fold is fitted from its own head; after many more all recipes are tried again.
+A head of fold i never saw the rows of fold i. As long as every row that trained still trains, and in the same fold, the
+heads of the folds give out-of-fold evidence on old rows and new, and only the final head learns; after more rows each
+fold is fitted from its own head; after many more all recipes are tried again. Where one row has left, because a cut in
+time moved or a trace of its group now certifies, the heads know what they must not, and all is trained anew.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -32,14 +34,16 @@ class WarmStart:
     """Recipes by name with their heads, None where a recipe cannot start from one.
 
     ``labels`` (k,) and ``hashes`` (d,) say what columns and rows of the heads mean, ``basis`` what must be equal
-    in the next fit (settings that decide who trains on what), ``n_chosen`` and ``n_folded`` how many training rows
-    chose the recipes and trained the heads of the folds. ``keep_folds``: these heads serve as they are.
+    in the next fit (settings that decide who trains on what, the width of the embeddings), ``rows`` (n,) are digests of
+    the rows that trained, with their folds, ascending (see `row_digests`), ``n_chosen`` and ``n_folded`` how many of
+    them chose the recipes and trained the heads of the folds. ``keep_folds``: these heads serve as they are.
     """
 
     heads: Mapping[str, WarmHeads | None]
     labels: tuple[str, ...]
     hashes: NDArray[np.uint32] | None
     basis: str
+    rows: NDArray[np.uint64]
     n_folds: int
     n_chosen: int
     n_folded: int
@@ -52,21 +56,31 @@ class WarmStart:
         labels: Sequence[str],
         hashes: NDArray[np.uint32] | None,
         basis: str,
-        n_rows: int,
+        rows: NDArray[np.uint64],
         before: WarmStart | None,
     ) -> WarmStart:
-        """What this cross-fitting of ``n_rows`` training rows leaves; ``before`` is what it started from."""
+        """What this cross-fitting of the training ``rows`` leaves; ``before`` is what it was given to start from."""
         heads = {m.learner.name: m.warm for m in cross.members}
-        n_chosen = before.n_chosen if before is not None else n_rows
-        n_folded = before.n_folded if before is not None and before.keep_folds else n_rows
-        return cls(heads, tuple(labels), hashes, basis, cross.n_folds, n_chosen, n_folded)
+        if cross.screened:
+            before = None
+        n_chosen = before.n_chosen if before is not None else len(rows)
+        n_folded = before.n_folded if before is not None and before.keep_folds else len(rows)
+        return cls(heads, tuple(labels), hashes, basis, np.sort(rows), cross.n_folds, n_chosen, n_folded)
 
     def usable(
-        self, labels: Sequence[str], hashes: NDArray[np.uint32] | None, basis: str, n_folds: int, n_rows: int
+        self,
+        labels: Sequence[str],
+        hashes: NDArray[np.uint32] | None,
+        basis: str,
+        n_folds: int,
+        rows: NDArray[np.uint64],
     ) -> WarmStart | None:
-        """The same for a fit of ``n_rows`` training rows with these features; None where it must start anew."""
+        """The same for a fit of these training rows with these features; None where it must start anew."""
+        n_rows = len(rows)
         alike = (tuple(labels), basis, n_folds) == (self.labels, self.basis, self.n_folds)
         if not alike or n_rows > _CHOSEN_ANEW * self.n_chosen or (hashes is None) != (self.hashes is None):
+            return None
+        if not np.isin(self.rows, rows).all():
             return None
         kept = replace(self, keep_folds=n_rows <= _FITTED_ANEW * self.n_folded)
         if hashes is None or self.hashes is None:
@@ -76,6 +90,15 @@ class WarmStart:
             for name, heads in self.heads.items()
         }
         return replace(kept, heads=moved, hashes=hashes)
+
+
+def row_digests(ids: Sequence[str], groups: Sequence[str | None], folds: NDArray[np.int8]) -> NDArray[np.uint64]:
+    """Eight bytes (n,) of each training row: which trace it is, of which group, in which fold."""
+    content = (
+        blake2b(json.dumps([key, group, int(fold)]).encode(), digest_size=8).digest()
+        for key, group, fold in zip(ids, groups, folds, strict=True)
+    )
+    return np.frombuffer(b"".join(content), dtype="<u8").astype(np.uint64)
 
 
 def _moved(heads: WarmHeads, old: NDArray[np.uint32], new: NDArray[np.uint32]) -> WarmHeads:
@@ -92,16 +115,17 @@ def _moved(heads: WarmHeads, old: NDArray[np.uint32], new: NDArray[np.uint32]) -
 
 
 def dump(warm: WarmStart) -> bytes:
-    """One safetensors file; weights in half precision, which is enough to start from."""
-    arrays: dict[str, NDArray[Any]] = {}
+    """One safetensors file; weights in half precision of the largest one, which is enough to start from."""
+    arrays: dict[str, NDArray[Any]] = {"rows": warm.rows}
     if warm.hashes is not None:
         arrays["hashes"] = warm.hashes
     for name, heads in warm.heads.items():
         if heads is not None:
             for i, head in enumerate((*heads.folds, heads.final)):
-                arrays[f"{name}/{i}/weights"] = head.weights.astype(np.float16)
+                largest = max(float(np.abs(head.weights).max(initial=0.0)), 1e-30)
+                arrays[f"{name}/{i}/weights"] = (head.weights / np.float32(largest)).astype(np.float16)
                 arrays[f"{name}/{i}/bias"] = head.bias
-                arrays[f"{name}/{i}/step"] = np.array([head.step])
+                arrays[f"{name}/{i}/numbers"] = np.array([largest, head.step])
     facts = {
         "schema": _SCHEMA,
         "recipes": json.dumps({name: heads is not None for name, heads in warm.heads.items()}),
@@ -130,14 +154,17 @@ def load(path: str) -> WarmStart:
                 *folds, final = (_head(arrays, f"{name}/{i}", len(labels)) for i in range(n_folds + 1))
                 heads[name] = WarmHeads(tuple(folds), final)
         n_chosen, n_folded = int(facts["n_chosen"]), int(facts["n_folded"])
-        return WarmStart(heads, labels, arrays.get("hashes"), facts["basis"], n_folds, n_chosen, n_folded)
+        hashes, rows = arrays.get("hashes"), arrays["rows"].astype(np.uint64)
+        return WarmStart(heads, labels, hashes, facts["basis"], rows, n_folds, n_chosen, n_folded)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ArchiveError(f"{path}: cannot be read: {error}") from error
 
 
 def _head(arrays: Mapping[str, NDArray[Any]], prefix: str, k: int) -> LinearHead:
-    weights: Float32 = arrays[f"{prefix}/weights"].astype(np.float32)
+    largest, step = map(float, arrays[f"{prefix}/numbers"])
+    weights: Float32 = arrays[f"{prefix}/weights"].astype(np.float32) * np.float32(largest)
     bias: Float32 = arrays[f"{prefix}/bias"]
-    if weights.ndim != 2 or weights.shape[1] != k or bias.shape != (k,) or not np.isfinite(weights).all():
+    finite = np.isfinite(weights).all() and np.isfinite(bias).all() and np.isfinite(step)
+    if weights.ndim != 2 or weights.shape[1] != k or bias.shape != (k,) or not finite:
         raise ValueError(f"{prefix} is no linear head of {k} labels")
-    return LinearHead(weights, bias, float(arrays[f"{prefix}/step"][0]))
+    return LinearHead(weights, bias, step)

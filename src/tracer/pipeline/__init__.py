@@ -75,7 +75,11 @@ def refit(
     parent: str | None = None,
     encodings: Encodings | None = None,
 ) -> Outcome:
-    """`fit`, from what an earlier fit left where that fits: the same optimum in fewer steps."""
+    """`fit`, from what an earlier fit left, where every trace that trained then trains now in the same fold.
+
+    After few more traces only the final heads are trained, after more of them the folds too, each from its own head
+    and up to the tolerance at which a fit stops; recipes that lost before are tried again after a quarter more.
+    """
     config = config or FitConfig()
     check_config(dataset, config)
     if config.mode == "paper":

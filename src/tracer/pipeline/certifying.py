@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from tracer.certification.report import (
 )
 from tracer.config import FitConfig
 from tracer.learning import selection
+from tracer.learning.threads import n_workers
 from tracer.pipeline.training import SHORTLIST, Contender, Workshop, promise_of
 from tracer.pipeline.verdicts import Certified, Refused, Verdict
 from tracer.policies import archive
@@ -53,24 +55,27 @@ def certify(
     ranked = rank_contenders(shop, config, promise, level)
     shortlist = ranked[:SHORTLIST]
     weights = WEIGHTS[len(shortlist)]
-    entrants, policies = [], []
     shadow = shop.dataset.take(shop.rooms.shadow)
-    for rank, (contender, _) in enumerate(shortlist):
+
+    def enter(contender: Contender, weight: float) -> tuple[Entrant, Policy]:
         # The chain is fixed at the share of delta that it will be tested with.
         plan = proposals.propose(
             contender.scored.scores,
             contender.agree,
             shop.n_shadow,
             promise,
-            weights[rank] * level,
+            weight * level,
             config.grid_size,
             one_scale=contender.first is None,
         )
         policy = reloaded(draft(shop, contender, stamp, parent))
         staged = policy.score(Inputs.of(shadow.texts, shadow.dense))
         agree = staged.scored.predicted == shadow.y
-        entrants.append(Entrant(contender.name, contender.family, plan, staged.scored.scores, agree))
-        policies.append(policy)
+        return Entrant(contender.name, contender.family, plan, staged.scored.scores, agree), policy
+
+    with ThreadPoolExecutor(n_workers(len(shortlist))) as workers:
+        entered = list(workers.map(enter, [contender for contender, _ in shortlist], weights))
+    entrants, policies = [entrant for entrant, _ in entered], [policy for _, policy in entered]
     rules = GateRules(
         promise,
         config.delta,

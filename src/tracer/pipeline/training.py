@@ -27,7 +27,7 @@ from tracer.learning.heads import Block
 from tracer.learning.neighbours import MAX_ROWS
 from tracer.learning.surrogates import BlockName
 from tracer.learning.threads import n_workers, one_thread_each
-from tracer.learning.warmstart import WarmStart
+from tracer.learning.warmstart import WarmStart, row_digests
 from tracer.policies.policy import Family, combine_stages, left_by
 from tracer.traces.rooms import Rooms, assign_rooms, fold_ids
 from tracer.types import OUTSIDE, Bool, Dataset, Float32, Int32, LabelSpace
@@ -123,8 +123,10 @@ def train(
     recipes = pool.learners(config.pool, names)
     anchors = anchors_of(dataset.space, lexical, encodings if "dense" in names else None)
     hashes = lexical.hashes if lexical is not None else None
-    labels, basis = dataset.space.names, _basis(config)
-    earlier = warm.usable(labels, hashes, basis, int(folds.max()) + 1, len(known)) if warm is not None else None
+    width = room.dense.shape[1] if "dense" in blocks and room.dense is not None else 0
+    labels, basis = dataset.space.names, _basis(config, width)
+    rows = row_digests(room.ids, room.groups, folds)
+    earlier = warm.usable(labels, hashes, basis, int(folds.max()) + 1, rows) if warm is not None else None
     cross = cross_fit(
         recipes,
         blocks,
@@ -163,16 +165,17 @@ def train(
         "surrogates": trained_at - featured,
         "acceptors": time.perf_counter() - trained_at,
     }
-    left = WarmStart.of(cross, labels, hashes, basis, len(known), earlier)
+    left = WarmStart.of(cross, labels, hashes, basis, rows, earlier)
     return Workshop(
         dataset, rooms, lexical, tuple(contenders), cross, room.y, len(rooms.shadow), encodings, left, seconds
     )
 
 
-def _basis(config: FitConfig) -> str:
-    """The settings that decide which rows train what: heads of other settings may have seen what they must not."""
+def _basis(config: FitConfig, width: int) -> str:
+    """What must not change between a fit and one that starts from it, beside the rows: settings, and the embeddings'
+    width."""
     names = ("split", "shadow_share", "guarantee", "folds", "features", "pool", "seed")
-    return json.dumps({name: getattr(config, name) for name in names}, sort_keys=True)
+    return json.dumps({"width": width} | {name: getattr(config, name) for name in names}, sort_keys=True)
 
 
 def block_names(dataset: Dataset, config: FitConfig) -> frozenset[BlockName]:

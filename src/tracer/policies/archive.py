@@ -23,7 +23,7 @@ from tracer.certification.certificate import Certificate
 from tracer.config import Novelty
 from tracer.errors import ArchiveError, TracerError
 from tracer.features.lexical import LexicalFeatures
-from tracer.learning.acceptors import Acceptor, Reliability
+from tracer.learning.acceptors import PAPER_FEATURES, Acceptor, Reliability, feature_names
 from tracer.learning.candidates import Candidate, NoveltyGuard, Rules
 from tracer.learning.heads import LinearHead, head_from_arrays
 from tracer.learning.neighbours import Prototypes
@@ -231,9 +231,7 @@ def _check_decides(policy: Policy) -> None:
             raise ArchiveError("a surrogate needs parts that read lexical or dense features")
         if candidate.guard.mode not in get_args(Novelty):
             raise ArchiveError(f"novelty mode {candidate.guard.mode!r} is not one of {', '.join(get_args(Novelty))}")
-        sizes = {len(acceptor.names), len(acceptor.mean), len(acceptor.scale), len(acceptor.coefficients)}
-        if len(sizes) != 1:
-            raise ArchiveError(f"an acceptor's names and coefficients are not as many: {sorted(sizes)}")
+        _check_acceptor(acceptor, len(surrogate.parts))
         if "lexical" in surrogate.blocks and row is None:
             raise ArchiveError("a head reads lexical features and the archive has none")
         for part in surrogate.parts:
@@ -248,6 +246,15 @@ def _check_decides(policy: Policy) -> None:
             raise ArchiveError(f"a head does not answer {len(policy.space)} labels")
         if math.isnan(scorer.score(row, vector).score):
             raise ArchiveError("a score is no number")
+
+
+def _check_acceptor(acceptor: Acceptor, n_parts: int) -> None:
+    known = feature_names(n_parts, neighbours=acceptor.prototypes is not None)
+    if acceptor.names not in (known, PAPER_FEATURES):
+        raise ArchiveError(f"an acceptor reads features that it cannot have: {', '.join(acceptor.names)}"[:300])
+    sizes = {len(acceptor.names), len(acceptor.mean), len(acceptor.scale), len(acceptor.coefficients)}
+    if len(sizes) != 1:
+        raise ArchiveError(f"an acceptor's names and coefficients are not as many: {sorted(sizes)}")
 
 
 def _load_candidate(spec: dict[str, Any], prefix: str, arrays: _Arrays, files: Given) -> Candidate:

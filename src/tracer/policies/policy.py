@@ -27,17 +27,6 @@ _REASONS = np.array([*BARS, "handled"], dtype=object)
 _HANDLED = len(BARS)
 
 
-def _constant(value: bool | np.int8) -> NDArray[Any]:
-    """An array of one value that many decisions share."""
-    out = np.array([value])
-    out.flags.writeable = False
-    return out
-
-
-_YES, _NO = _constant(True), _constant(False)
-_STAGES = {1: _constant(np.int8(1)), 2: _constant(np.int8(2))}
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class FirstStage:
     """The lexical stage of a cascade: it answers where its own score reaches ``cut``, with no embedding."""
@@ -183,9 +172,9 @@ class Policy:
         return Decisions(
             (self.space.names[shown.predicted],),
             np.array([shown.score]),
-            _YES if handled else _NO,
+            np.array([handled]),
             ("handled" if handled else BARS[shown.bar],),
-            _STAGES[stage],
+            np.array([stage], dtype=np.int8),
         )
 
     @cached_property

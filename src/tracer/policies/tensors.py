@@ -41,7 +41,7 @@ def arrays_of(content: mmap.mmap | bytes) -> dict[str, NDArray[Any]]:
         header = json.loads(content[8 : 8 + size])
         view = memoryview(content)[8 + size :]
         return {name: _array(view, spec) for name, spec in header.items() if name != "__metadata__"}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ArchiveError(f"the arrays cannot be read: {error!r}") from error
 
 
