@@ -16,6 +16,7 @@ import pytest
 from tracer import flywheel, storage
 from tracer.config import FitConfig
 from tracer.errors import BadTraceError, ConfigError, EmbedderError, FeatureError, TraceError, TracerError
+from tracer.explanations.artefacts import Artefacts
 from tracer.features.dense import PROBE_TEXTS, CallableEmbedder
 from tracer.pipeline import Certified, Refused
 from tracer.policies import archive
@@ -64,7 +65,7 @@ def test_a_fit_leaves_a_version_the_traces_and_the_settings(
     assert settings is not None
     assert settings.config == replace(LEXICAL, shadow_share=0.3), "the share is kept, so no trace changes room"
     assert (settings.embedder, settings.attempts) == (None, 1)
-    there = [".lock", "ACTIVE", "policies", "settings.json", "traces", "training.safetensors"]
+    there = [".lock", "ACTIVE", "artefacts", "policies", "settings.json", "traces", "training.safetensors"]
     assert sorted(p.name for p in folder.iterdir()) == there
 
 
@@ -349,3 +350,45 @@ def test_a_refused_fit_leaves_what_stands(small_texts: Dataset, tmp_path: Path) 
 def test_two_fits_at_once_in_one_home(small_texts: Dataset, tmp_path: Path) -> None:
     with storage.locked(tmp_path), pytest.raises(TracerError, match="another process is fitting here"):
         flywheel.fit(small_texts, target=0.6, features="lexical", home=tmp_path)
+
+
+def test_each_refit_leaves_its_artefacts(
+    small_texts: Dataset, messages: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = replace(messages, dense=None, embedder=None)
+    folder = tmp_path / flywheel.ARTEFACTS
+    first = flywheel.fit(small_texts, home=tmp_path, config=LEXICAL)
+    assert isinstance(first, Certified)
+    one = Artefacts.from_dict(json.loads((folder / "v0001.json").read_text(encoding="utf-8")))
+    certificate = first.certificate
+    assert (one.n_rows, one.n_handled, one.n_agreed) == (
+        certificate.n_shadow, certificate.n_handled, certificate.n_agreed,
+    )  # fmt: skip
+    assert one.deltas is None
+    second = flywheel.update(texts.take(np.arange(600, 1200)), home=tmp_path)
+    assert isinstance(second, Certified)
+    two = Artefacts.from_dict(json.loads((folder / "v0002.json").read_text(encoding="utf-8")))
+    assert two.certified
+    assert two.deltas is not None, "against the policy in force before, on rows that neither trained on"
+    assert caplog.text == ""
+
+
+def test_a_refusal_leaves_the_artefacts_of_its_best_candidate(small_texts: Dataset, tmp_path: Path) -> None:
+    flywheel.fit(small_texts, home=tmp_path, config=replace(LEXICAL, targets=(0.99,)))
+    refused = Artefacts.from_dict(json.loads((tmp_path / flywheel.ARTEFACTS / "refused.json").read_text("utf-8")))
+    assert not refused.certified
+    assert refused.disagreements.n > 0
+
+
+def test_artefacts_that_cannot_be_made_cost_no_fit(
+    small_texts: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("my secret text")
+
+    monkeypatch.setattr(flywheel.artefacts, "build", broken)
+    verdict = flywheel.fit(small_texts, home=tmp_path, config=LEXICAL)
+    assert isinstance(verdict, Certified)
+    assert (tmp_path / "ACTIVE").read_text().strip() == verdict.policy.version
+    assert "ZeroDivisionError" in caplog.text
+    assert "secret" not in caplog.text

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,17 @@ from numpy.typing import NDArray
 
 from tracer import pipeline, storage
 from tracer.config import FitConfig
-from tracer.errors import ArchiveError, ConfigError, EmbedderError, FeatureError, TraceError
+from tracer.errors import (
+    ArchiveError,
+    ConfigError,
+    EmbedderError,
+    FeatureError,
+    PolicyError,
+    TraceError,
+    TracerError,
+)
+from tracer.explanations import artefacts
+from tracer.explanations.rows import changes, table_of
 from tracer.features.cache import CachedEmbedder, EmbeddingCache
 from tracer.features.dense import PROBE_TEXTS, Embedder, checked
 from tracer.features.sources import embedder_from_name
@@ -39,6 +49,8 @@ Traces = str | Path | Dataset | Sequence[Trace]
 log = logging.getLogger("tracer.flywheel")
 
 HOME = ".tracer"
+ARTEFACTS = "artefacts"
+"""Folder in a home with the five artefacts of each version, and of the last refusal as ``refused.json``."""
 WARM = "training.safetensors"
 """File in a home folder with what the next fit may start from; it may be deleted at any time."""
 _MATCH_TOLERANCE = 5e-3
@@ -121,6 +133,7 @@ def fit(
         if isinstance(outcome.verdict, Refused) and before is not None:
             # What stands here goes on: its traces, its settings, its policy. The attempt counts.
             replace(before, attempts=attempt).write(folder)
+            _explain(folder, outcome.verdict, dataset, config, None)
             return outcome.verdict
         return _commit(folder, outcome, dataset, Settings(config, spec, attempt), "keep")
 
@@ -297,6 +310,7 @@ def _warm(home: Path) -> WarmStart | None:
 
 def _commit(home: Path, outcome: Outcome, dataset: Dataset, settings: Settings, on_refusal: OnRefusal) -> Verdict:
     registry, verdict = PolicyRegistry(home), outcome.verdict
+    before = registry.active_version()
     frontier = tuple(_saved(registry, v, settings.embedder) for v in verdict.frontier)
     verdict = replace(_saved(registry, verdict, settings.embedder), frontier=frontier)
     TraceStore(home).save(dataset)
@@ -306,7 +320,34 @@ def _commit(home: Path, outcome: Outcome, dataset: Dataset, settings: Settings, 
     elif on_refusal == "teacher":
         registry.activate(None)
     _leave(home, outcome.warm)
+    _explain(home, verdict, dataset, settings.config, before)
     return verdict
+
+
+def _explain(home: Path, verdict: Verdict, dataset: Dataset, config: FitConfig, before: str | None) -> None:
+    """The five artefacts of the policy, or of the best candidate of a refusal, beside the policies.
+
+    Last of all, and never at the price of the fit: what cannot be explained is logged. ``before`` is the version that
+    was in force; its decisions on the same rows, which it never trained on either, give the deltas.
+    """
+    policy = verdict.best if isinstance(verdict, Refused) else verdict.policy
+    if policy is None:
+        return
+    name = "refused" if isinstance(verdict, Refused) else policy.version
+    try:
+        earlier = PolicyRegistry(home).load(before) if before is not None and before != policy.version else None
+        table = table_of(policy, dataset, config)
+        found = artefacts.build(table)
+        if earlier is not None and isinstance(verdict, Certified):
+            with suppress(PolicyError, TraceError):  # other traces than those that it was fitted on
+                found = replace(found, deltas=changes(policy, earlier, dataset, config))
+        content = json.dumps(found.as_dict(), ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
+        storage.write_atomic(home / ARTEFACTS / f"{name}.json", content)
+    except (TracerError, OSError) as error:
+        log.warning("no artefacts of %s: %s", name, error)
+    except Exception as error:
+        log.warning("no artefacts of %s: %s", name, type(error).__name__)
+        log.debug("the failure", exc_info=error)
 
 
 def _leave(home: Path, warm: WarmStart | None) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 
 from tracer.config import FitConfig
 from tracer.errors import PolicyError, TraceError
+from tracer.explanations import deltas
+from tracer.explanations.deltas import Deltas
 from tracer.explanations.table import RoutingTable
 from tracer.features.dense import same_embedder
 from tracer.policies.policy import Policy
@@ -67,6 +69,12 @@ def table_of(policy: Policy, dataset: Dataset, config: FitConfig, *beside: Polic
     if "dense" in policy.needs and policy.embedder is not None and dataset.embedder is not None:
         same_embedder(policy.embedder, dataset.embedder)
     return RoutingTable.of(policy, found.rows, found.stands_on, failed_at(policy))
+
+
+def changes(policy: Policy, previous: Policy, dataset: Dataset, config: FitConfig) -> Deltas:
+    """What changed from one policy to another, on stored traces that neither of the two trained on."""
+    before = table_of(previous, dataset, config, policy)
+    return deltas.compare(before, table_of(policy, dataset, config, previous))
 
 
 def failed_at(policy: Policy) -> float | None:

@@ -19,9 +19,9 @@ class RoutingTable:
 
     ``labels`` (n,) are the teacher's, by name; ``y`` (n,) their codes, -1 where the label is not learned; ``predicted``
     (n,) the surrogate's codes. ``scores`` (n,) rank the rows on the one scale that ``threshold`` cuts: answers of a
-    cascade's first stage stand 1 higher, barred rows are -inf; ``shown`` (n,) are the acceptor's own. ``vectors`` (n, d)
-    are unit rows, embeddings where there are any, else lexical features. ``stands_on`` says in words which rows these
-    are, ``policy`` which version decided; ``certified`` is False for the best candidate of a refusal.
+    cascade's first stage stand 1 higher, barred rows are -inf; ``shown`` (n,) are the acceptor's own. ``vectors``
+    (n, d) are unit rows, embeddings where there are any, else lexical features. ``stands_on`` says in words which rows
+    these are, ``policy`` which version decided; ``certified`` is False for the best candidate of a refusal.
     """
 
     space: LabelSpace

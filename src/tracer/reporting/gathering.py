@@ -11,10 +11,10 @@ from tracer import cost
 from tracer.certification.certificate import Refusal
 from tracer.config import FitConfig
 from tracer.errors import PolicyError, TraceError
-from tracer.explanations import artefacts, consistency, deltas, quality
+from tracer.explanations import artefacts, consistency, quality
 from tracer.explanations.consistency import SelfAgreement
 from tracer.explanations.plain import to_plain
-from tracer.explanations.rows import table_of
+from tracer.explanations.rows import changes, table_of
 from tracer.explanations.table import RoutingTable
 from tracer.policies.policy import Policy
 from tracer.reporting.context import Facts, facts
@@ -61,7 +61,7 @@ def gather(
         found = artefacts.build(table)
         if previous is not None:
             try:
-                found = replace(found, deltas=_changes(policy, previous, dataset, config))
+                found = replace(found, deltas=changes(policy, previous, dataset, config))
             except (PolicyError, TraceError) as error:
                 missing = f"no comparison with {previous.version}: {error}"
     return facts(
@@ -74,12 +74,6 @@ def gather(
         quality=None if table is None else _quality(table, dataset, config, self_agreement),
         missing=missing,
     )
-
-
-def _changes(policy: Policy, previous: Policy, dataset: Dataset, config: FitConfig) -> deltas.Deltas:
-    """Deltas on rows that neither of the two trained on."""
-    before = table_of(previous, dataset, config, policy)
-    return deltas.compare(before, table_of(policy, dataset, config, previous))
 
 
 def _quality(
