@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks import (
     ablations,
+    artefacts,
     core,
     figures,
     growth,
@@ -64,6 +65,7 @@ _SECTIONS: tuple[tuple[str, Callable[[Result], str]], ...] = (
     ("guarantee", guarantee.render),
     ("resplits", resplits.render),
     ("hard_tasks", hard_tasks.render),
+    ("artefacts", artefacts.render),
     ("core_banking77", core.render),
     ("core_clinc150", core.render),
     ("growth", growth.render),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,10 @@ def report(
     calls_per_day: Annotated[
         int, typer.Option("--calls-per-day", "--volume", help="Calls a day, for the saving.")
     ] = 10_000,
+    audit_rate: Annotated[
+        float, typer.Option(help="Share of calls that go to the teacher as audits, for the saving.")
+    ] = 0.02,
+    encoder_usd: Annotated[str, typer.Option(help="Dollars of one call of a paid encoder, for the saving.")] = "0",
 ) -> None:
     """One self-contained page: what the surrogate owns, what it defers and why, and what changed.
 
@@ -61,7 +66,7 @@ def report(
         form = _form(form, file)
         target = file or Path(f"report{_ENDINGS[form]}")
         call_usd, source = call_price(model, price, tokens)
-        pricing = Pricing(call_usd, source, calls_per_day)
+        pricing = Pricing(call_usd, source, calls_per_day, audit_rate, _dollars(encoder_usd))
         with progress_bar(quiet=False) as progress:
             facts = _facts(home, version, pricing, progress, again=again)
         text = {"html": html.page, "markdown": markdown.document, "json": _json}[form](facts)
@@ -114,6 +119,16 @@ def _again(home: Path, registry: PolicyRegistry, progress: Progress) -> Verdict:
 def _before(registry: PolicyRegistry, policy: Policy) -> Policy | None:
     """The policy that was in force before, where it is still there."""
     return registry.load(policy.parent) if policy.parent in registry.versions() else None
+
+
+def _dollars(text: str) -> Decimal:
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0:
+        raise ConfigError(f"--encoder-usd {text!r}: must be dollars, such as 0.00002")
+    return amount
 
 
 def _form(form: str | None, file: Path | None) -> str:

@@ -45,7 +45,10 @@ def frontier_chart(facts: Mapping[str, Any]) -> Markup:
     parts.append(_line("target", plane.x(0), plane.y(target), plane.x(1), plane.y(target)))
     below = plane.y(target) < _TOP + 24  # where the name would run into the axis above
     words = plane.y(target) + (18 if below else -6)
-    parts.append(_text("target-name", plane.x(1) - 6, words, f"target {target:g}", "end"))
+    # At the end that the certificate's point leaves free; what it covers could not be read.
+    left = bool(point) and point["coverage"] > 0.75
+    at, anchor = (plane.x(0.12), "start") if left else (plane.x(1) - 6, "end")
+    parts.append(_text("target-name", at, words, f"target {target:g}", anchor))
     if curve:
         upper = [(plane.x(p["coverage"]), plane.y(p["high"])) for p in curve]
         lower = [(plane.x(p["coverage"]), plane.y(p["low"])) for p in reversed(curve)]

@@ -26,11 +26,17 @@ _LIKELY = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Pricing:
-    """What a teacher call costs (None: unknown), where that figure is from, and how many calls come a day."""
+    """What a teacher call costs (None: unknown), where that figure is from, and how many calls come a day.
+
+    ``audit_rate`` of all calls go to the teacher whatever the router thinks; one call of a paid encoder costs
+    ``encoder_usd``.
+    """
 
     call_usd: Decimal | None
     source: str
     calls_per_day: int
+    audit_rate: float = 0.0
+    encoder_usd: Decimal = Decimal(0)
 
 
 def gather(
@@ -70,7 +76,7 @@ def gather(
         refusal=refusal,
         table=table,
         artefacts=found,
-        money=None if pricing is None else _money(pricing, policy, report, refusal),
+        money=None if pricing is None else _money(pricing, policy, report, refusal, _encoder_share(policy, table)),
         quality=None if table is None else _quality(table, dataset, config, self_agreement),
         missing=missing,
     )
@@ -88,15 +94,29 @@ def _quality(
     }
 
 
+def _encoder_share(policy: Policy | None, table: RoutingTable | None) -> float:
+    """Share of the requests that need an embedding: all of a policy that reads them, less a first stage's."""
+    if policy is None or "dense" not in policy.needs:
+        return 0.0
+    return float((table.stage == 2).mean()) if table is not None and len(table) else 1.0
+
+
 def _money(
-    pricing: Pricing, policy: Policy | None, report: Mapping[str, Any], refusal: Refusal | None
+    pricing: Pricing, policy: Policy | None, report: Mapping[str, Any], refusal: Refusal | None, encoder_share: float
 ) -> dict[str, Any]:
     n = int(report["n_shadow"])
     counts = {float(p["target"]): (round(p["coverage"] * n), n) for p in report["frontier"] if p["coverage"] >= _LIKELY}
     certified = None if policy is None or refusal is not None else policy.certificate
     if certified is not None:
         counts[certified.target] = (certified.n_handled, certified.n_shadow)
-    savings = cost.savings(pricing.call_usd, pricing.calls_per_day, counts) if n else ()
+    encoder_usd = pricing.encoder_usd * Decimal(str(encoder_share))
+    savings = (
+        cost.savings(
+            pricing.call_usd, pricing.calls_per_day, counts, audit_rate=pricing.audit_rate, encoder_usd=encoder_usd
+        )
+        if n
+        else ()
+    )
     rows = [
         {
             "target": s.target, "n_handled": s.n_handled, "n": s.n,
@@ -112,6 +132,9 @@ def _money(
         "call_usd": _text(pricing.call_usd),
         "source": pricing.source,
         "calls_per_day": pricing.calls_per_day,
+        "audit_rate": pricing.audit_rate,
+        "encoder_usd": _text(pricing.encoder_usd),
+        "encoder_share": encoder_share,
         "savings": rows,
         "saved_year_usd": next((row["saved_year"] for row in rows if row["target"] == target), None),
     }

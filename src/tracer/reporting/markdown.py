@@ -141,7 +141,7 @@ def _money(facts: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
     said = (
         f"A teacher call costs {usd(money['call_usd'], 6)} ({_say(money['source'])}); "
-        f"{num(money['calls_per_day'])} calls a day."
+        f"{num(money['calls_per_day'])} calls a day, {pct(money['audit_rate'])} of them audited by the teacher."
     )
     return [said, "", *_table(["target", "handled", "a day before", "a day after", "saved a year"], rows)]
 
