@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from benchmarks.common import Cells, arguments, footer, load_part, share, table, write_result
+from benchmarks.common import QUICK_ROWS, Cells, arguments, footer, load_part, share, table, write_result
 from benchmarks.peer_fit import peak
 from tracer import flywheel, pipeline
 from tracer.config import FitConfig
@@ -32,7 +32,7 @@ from tracer.types import Dataset, EmbedderIdentity, Float32
 
 _T = TypeVar("_T")
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
-QUICK_SIZES = (1_000, 10_000)
+QUICK_SIZES = (1_000, 4_000)
 TEXT_SIZES = (1_000, 10_000, 100_000)
 UPDATED, ADDED = 100_000, 1_000
 TARGET = 0.95
@@ -159,7 +159,7 @@ def main() -> None:
         )
         json.dump(cell, sys.stdout)
         return
-    part = load_part(given.data / "clinc150" / "train.jsonl")
+    part = load_part(given.data / "clinc150" / "train.jsonl", limit=QUICK_ROWS if given.quick else None)
     cells = Cells("speed_growth", part.digest, revision=2, quick=given.quick)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "world.npz"
@@ -189,7 +189,7 @@ def main() -> None:
             what: {n: cells.get(f"{what} {n}", lambda what=what, n=n: run(what, n)) for n in wanted if n <= max(sizes)}  # type: ignore[misc]
             for what, wanted in (("dense", sizes), ("both", TEXT_SIZES))
         }
-        n = 10_000 if given.quick else UPDATED
+        n = max(QUICK_SIZES) if given.quick else UPDATED
         update = cells.get(f"update {n}", lambda: run("update", n))
     content = {
         "digest": part.digest[:16],

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import TITLES, Task, arguments, draw, footer, load_task, silent, table, write_result
+from benchmarks.common import QUICK_ROWS, TITLES, Task, arguments, draw, footer, load_task, silent, table, write_result
 from tracer import flywheel, pipeline
 from tracer.config import FitConfig
 from tracer.features.lexical import LexicalFeatures
@@ -211,8 +211,9 @@ def main() -> None:
     """All parts, one after another."""
     given = arguments(__doc__ or "")
     n_laps = 500 if given.quick else _LAPS
-    banking = load_task(given.data, "banking77")
-    clinc = load_task(given.data, "clinc150")
+    limit = QUICK_ROWS if given.quick else None
+    banking = load_task(given.data, "banking77", limit=limit)
+    clinc = load_task(given.data, "clinc150", limit=limit)
     policies: list[tuple[str, Task, Policy]] = []
     for task in (banking, clinc):
         policies.append((task.name, task, fitted(task, features="dense", neighbours=False)))
