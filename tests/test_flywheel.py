@@ -16,6 +16,7 @@ import pytest
 from tracer import flywheel, storage
 from tracer.config import FitConfig
 from tracer.errors import BadTraceError, ConfigError, EmbedderError, FeatureError, TraceError, TracerError
+from tracer.explanations import artefacts
 from tracer.explanations.artefacts import Artefacts
 from tracer.features.dense import PROBE_TEXTS, CallableEmbedder
 from tracer.pipeline import Certified, Refused
@@ -386,7 +387,7 @@ def test_artefacts_that_cannot_be_made_cost_no_fit(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("my secret text")
 
-    monkeypatch.setattr(flywheel.artefacts, "build", broken)
+    monkeypatch.setattr(artefacts, "build", broken)
     verdict = flywheel.fit(small_texts, home=tmp_path, config=LEXICAL)
     assert isinstance(verdict, Certified)
     assert (tmp_path / "ACTIVE").read_text().strip() == verdict.policy.version
