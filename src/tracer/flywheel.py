@@ -30,7 +30,7 @@ from tracer.errors import (
     TracerError,
 )
 from tracer.explanations import artefacts
-from tracer.explanations.rows import changes, table_of
+from tracer.explanations.rows import Stored
 from tracer.features.cache import CachedEmbedder, EmbeddingCache
 from tracer.features.dense import PROBE_TEXTS, Embedder, checked
 from tracer.features.sources import embedder_from_name
@@ -336,11 +336,11 @@ def _explain(home: Path, verdict: Verdict, dataset: Dataset, config: FitConfig, 
     name = "refused" if isinstance(verdict, Refused) else policy.version
     try:
         earlier = PolicyRegistry(home).load(before) if before is not None and before != policy.version else None
-        table = table_of(policy, dataset, config)
-        found = artefacts.build(table)
+        stored = Stored(dataset, config)
+        found = artefacts.build(stored.table_of(policy))
         if earlier is not None and isinstance(verdict, Certified):
             with suppress(PolicyError, TraceError):  # other traces than those that it was fitted on
-                found = replace(found, deltas=changes(policy, earlier, dataset, config))
+                found = replace(found, deltas=stored.changes(policy, earlier))
         content = json.dumps(found.as_dict(), ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
         storage.write_atomic(home / ARTEFACTS / f"{name}.json", content)
     except (TracerError, OSError) as error:

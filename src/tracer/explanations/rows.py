@@ -9,7 +9,7 @@ no table.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,46 +35,117 @@ class Unseen:
     stands_on: str
 
 
-def unseen(dataset: Dataset, config: FitConfig, *policies: Policy) -> Unseen:
-    """The shadow rows of stored traces, less any row (and any group) that one of the policies trained on.
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """All stored traces of a home and its settings. Rooms are computed once for each fit that is asked about."""
 
-    ``dataset`` holds all stored traces, ``config`` the home's settings. Raises PolicyError where the traces are not
-    those that a policy was fitted on, TraceError where no row is left.
-    """
-    trained = np.zeros(len(dataset), dtype=np.bool_)
-    for policy in policies:
-        trained |= trained_on(policy, dataset)
-    rooms = _rooms(dataset, config)
-    kept = rooms.shadow[~trained[rooms.shadow]]
-    names = _names(policies) or "no policy"
-    if not len(kept):
-        raise TraceError(f"{names} trained on all {len(dataset):,} stored traces: none is left to judge by")
-    rows = dataset.take(kept)
-    rule = rooms.description.partition(":")[0]
-    words = f"{len(rows):,} shadow traces ({rule}); {names} trained on none of them"
-    digest = ids_digest(rows.ids)
-    certified = [p for p in policies if p.certificate.guarantee == "certified" and p.certificate.split_digest == digest]
-    if certified:
-        words += f"; they are the rows that certified {_names(certified)}"
-    return Unseen(rows, words)
+    dataset: Dataset
+    config: FitConfig
+    _rooms: dict[tuple[int, float, str], Rooms] = field(default_factory=dict)
+
+    def unseen(self, *policies: Policy) -> Unseen:
+        """The shadow rows, less any row (and any group) that one of the policies trained on.
+
+        Raises PolicyError where the traces are not those that a policy was fitted on, TraceError where no row is left.
+        """
+        trained = np.zeros(len(self.dataset), dtype=np.bool_)
+        for policy in policies:
+            trained |= self.trained_on(policy)
+        rooms = self._rooms_of(self.config, len(self.dataset))
+        kept = rooms.shadow[~trained[rooms.shadow]]
+        names = _names(policies) or "no policy"
+        if not len(kept):
+            raise TraceError(f"{names} trained on all {len(self.dataset):,} stored traces: none is left to judge by")
+        rows = self.dataset.take(kept)
+        rule = rooms.description.partition(":")[0]
+        words = f"{len(rows):,} shadow traces ({rule}); {names} trained on none of them"
+        digest = ids_digest(rows.ids)
+        certified = [
+            p for p in policies if p.certificate.guarantee == "certified" and p.certificate.split_digest == digest
+        ]
+        if certified:
+            words += f"; they are the rows that certified {_names(certified)}"
+        return Unseen(rows, words)
+
+    def table_of(self, policy: Policy, *beside: Policy) -> RoutingTable:
+        """The routing table of a policy on traces that neither it nor the policies ``beside`` trained on.
+
+        The best candidate of a refusal (``Refused.best``) is shown at the threshold at which its chain first failed.
+        Raises what ``unseen`` raises, and FeatureError or EmbedderError where the traces lack what the policy reads.
+        """
+        return self._table(policy, self.unseen(policy, *beside))
+
+    def changes(self, policy: Policy, previous: Policy) -> Deltas:
+        """What changed from one policy to another, on traces that neither of the two trained on."""
+        found = self.unseen(policy, previous)
+        return deltas.compare(self._table(previous, found), self._table(policy, found))
+
+    def trained_on(self, policy: Policy) -> Bool:
+        """Rows (n,) in whose training the policy had any part: its train room, and their groups.
+
+        Raises PolicyError where that cannot be known.
+        """
+        name = _name(policy)
+        try:
+            config, n = FitConfig.from_dict(dict(policy.report["config"])), int(policy.report["n_traces"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise PolicyError(f"{name}: its report does not say what it was fitted on") from error
+        foreign = (
+            f"{name} was fitted on other traces than those stored now: which of them it trained on cannot be known"
+        )
+        digest = policy.certificate.split_digest
+        # A refused candidate has no digest; it comes with the very traces that it was fitted on.
+        if n > len(self.dataset) or (not digest and n != len(self.dataset)):
+            raise PolicyError(foreign)
+        try:
+            rooms = self._rooms_of(config, n)
+        except TraceError as error:
+            raise PolicyError(foreign) from error
+        if digest and rooms.digest != digest:
+            raise PolicyError(foreign)
+        rows = rooms.train
+        if config.guarantee == "estimated":
+            rows = np.concatenate([rooms.train, rooms.shadow])
+        trained = np.zeros(len(self.dataset), dtype=np.bool_)
+        trained[rows] = True
+        every = self.dataset.groups
+        groups = {every[i] for i in rows} - {None}
+        if groups:
+            trained |= np.fromiter((group in groups for group in every), dtype=np.bool_, count=len(every))
+        return trained
+
+    def _table(self, policy: Policy, found: Unseen) -> RoutingTable:
+        if "dense" in policy.needs and policy.embedder is not None and self.dataset.embedder is not None:
+            same_embedder(policy.embedder, self.dataset.embedder)
+        return RoutingTable.of(policy, found.rows, found.stands_on, failed_at(policy))
+
+    def _rooms_of(self, config: FitConfig, n: int) -> Rooms:
+        """Rooms of the first ``n`` traces under these settings."""
+        dataset = self.dataset
+        if n < len(dataset):
+            if dataset.texts is not None:  # the rooms need no embeddings, which are most of the memory
+                dataset = replace(dataset, dense=None, embedder=None)
+            dataset = dataset.take(np.arange(n))
+        share = _PAPER_SHARE if config.mode == "paper" else config.shadow_share_for(dataset.n_units)
+        key = n, share, config.split
+        if key not in self._rooms:
+            self._rooms[key] = assign_rooms(dataset, shadow_share=share, split=config.split)
+        return self._rooms[key]
+
+
+def unseen(dataset: Dataset, config: FitConfig, *policies: Policy) -> Unseen:
+    """`Stored.unseen` of these traces and settings."""
+    return Stored(dataset, config).unseen(*policies)
 
 
 def table_of(policy: Policy, dataset: Dataset, config: FitConfig, *beside: Policy) -> RoutingTable:
-    """The routing table of a policy on stored traces that neither it nor the policies ``beside`` trained on.
-
-    The best candidate of a refusal (``Refused.best``) is shown at the threshold at which its chain first failed. Raises
-    what `unseen` raises, and FeatureError or EmbedderError where the traces lack what the policy reads.
-    """
-    found = unseen(dataset, config, policy, *beside)
-    if "dense" in policy.needs and policy.embedder is not None and dataset.embedder is not None:
-        same_embedder(policy.embedder, dataset.embedder)
-    return RoutingTable.of(policy, found.rows, found.stands_on, failed_at(policy))
+    """`Stored.table_of` of these traces and settings."""
+    return Stored(dataset, config).table_of(policy, *beside)
 
 
-def changes(policy: Policy, previous: Policy, dataset: Dataset, config: FitConfig) -> Deltas:
-    """What changed from one policy to another, on stored traces that neither of the two trained on."""
-    before = table_of(previous, dataset, config, policy)
-    return deltas.compare(before, table_of(policy, dataset, config, previous))
+def trained_on(policy: Policy, dataset: Dataset) -> Bool:
+    """`Stored.trained_on` of these traces."""
+    return Stored(dataset, FitConfig()).trained_on(policy)
 
 
 def failed_at(policy: Policy) -> float | None:
@@ -85,43 +156,6 @@ def failed_at(policy: Policy) -> float | None:
         return float(policy.report["attempts"][0]["threshold"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise PolicyError(f"{_name(policy)}: its report does not say where its chain failed") from error
-
-
-def trained_on(policy: Policy, dataset: Dataset) -> Bool:
-    """Rows (n,) of the stored traces in whose training the policy had any part: its train room, and their groups.
-
-    Raises PolicyError where that cannot be known.
-    """
-    name = _name(policy)
-    try:
-        config, n = FitConfig.from_dict(dict(policy.report["config"])), int(policy.report["n_traces"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise PolicyError(f"{name}: its report does not say what it was fitted on") from error
-    foreign = f"{name} was fitted on other traces than those stored now: which of them it trained on cannot be known"
-    digest = policy.certificate.split_digest
-    # A refused candidate has no digest; it comes with the very traces that it was fitted on.
-    if n > len(dataset) or (not digest and n != len(dataset)):
-        raise PolicyError(foreign)
-    try:
-        rooms = _rooms(dataset.take(np.arange(n)), config)
-    except TraceError as error:
-        raise PolicyError(foreign) from error
-    if digest and rooms.digest != digest:
-        raise PolicyError(foreign)
-    rows = rooms.train
-    if config.guarantee == "estimated":
-        rows = np.concatenate([rooms.train, rooms.shadow])
-    trained = np.zeros(len(dataset), dtype=np.bool_)
-    trained[rows] = True
-    groups = {dataset.groups[i] for i in rows} - {None}
-    if groups:
-        trained |= np.fromiter((group in groups for group in dataset.groups), dtype=np.bool_, count=len(dataset))
-    return trained
-
-
-def _rooms(dataset: Dataset, config: FitConfig) -> Rooms:
-    share = _PAPER_SHARE if config.mode == "paper" else config.shadow_share_for(dataset.n_units)
-    return assign_rooms(dataset, shadow_share=share, split=config.split)
 
 
 def _names(policies: Iterable[Policy]) -> str:

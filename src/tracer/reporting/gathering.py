@@ -14,7 +14,7 @@ from tracer.errors import PolicyError, TraceError
 from tracer.explanations import artefacts, consistency, quality
 from tracer.explanations.consistency import SelfAgreement
 from tracer.explanations.plain import to_plain
-from tracer.explanations.rows import changes, table_of
+from tracer.explanations.rows import Stored
 from tracer.explanations.table import RoutingTable
 from tracer.policies.policy import Policy
 from tracer.reporting.context import Facts, facts
@@ -56,10 +56,10 @@ def gather(
     before. ``self_agreement`` is the teacher's, by default as the log shows it. Where no stored trace is left to judge
     by, the facts say why, and what rests on such traces is missing.
     """
-    table, missing = None, None
+    table, missing, stored = None, None, Stored(dataset, config)
     if policy is not None:
         try:
-            table = table_of(policy, dataset, config)
+            table = stored.table_of(policy)
         except (PolicyError, TraceError) as error:
             missing = str(error)
     found = None
@@ -67,7 +67,7 @@ def gather(
         found = artefacts.build(table)
         if previous is not None:
             try:
-                found = replace(found, deltas=changes(policy, previous, dataset, config))
+                found = replace(found, deltas=stored.changes(policy, previous))
             except (PolicyError, TraceError) as error:
                 missing = f"no comparison with {previous.version}: {error}"
     return facts(
