@@ -143,10 +143,10 @@ def savings(
 ) -> tuple[Saving, ...]:
     """`project` at each target, with the range that the exact interval of its coverage leaves.
 
-    ``counts`` maps a target to (n_handled, n): the counts of its certificate, or round(coverage x n) of an estimated
-    frontier over the n traces that would certify. ``encoder_usd`` is dollars a call: where a cascade embeds a share of
-    the calls, give that share of the price. ``level`` is the error of each two-sided interval (Clopper and Pearson).
-    Raises ConfigError for counts that cannot be.
+    ``counts`` maps a target to (n_handled, n), the counts of its certificate. Counts made of an estimated coverage give
+    an expectation and no range: a gate may refuse, and its threshold varies too. ``encoder_usd`` is dollars a call:
+    where a cascade embeds a share of the calls, give that share of the price. ``level`` is the error of each two-sided
+    interval (Clopper and Pearson). Raises ConfigError for counts that cannot be.
     """
     from tracer.stats import binomial  # scipy, which the price of a call does not need
 

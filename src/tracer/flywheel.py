@@ -133,7 +133,6 @@ def fit(
         if isinstance(outcome.verdict, Refused) and before is not None:
             # What stands here goes on: its traces, its settings, its policy. The attempt counts.
             replace(before, attempts=attempt).write(folder)
-            _explain(folder, outcome.verdict, dataset, config, None)
             return outcome.verdict
         return _commit(folder, outcome, dataset, Settings(config, spec, attempt), "keep")
 
@@ -331,18 +330,19 @@ def _explain(home: Path, verdict: Verdict, dataset: Dataset, config: FitConfig, 
     was in force; its decisions on the same rows, which it never trained on either, give the deltas.
     """
     policy = verdict.best if isinstance(verdict, Refused) else verdict.policy
-    if policy is None:
-        return
-    name = "refused" if isinstance(verdict, Refused) else policy.version
+    name = "refused" if isinstance(verdict, Refused) or policy is None else policy.version
     try:
+        (home / ARTEFACTS / "refused.json").unlink(missing_ok=True)  # it speaks of the newest gate alone
+        if policy is None or config.guarantee == "estimated":  # which trains on everything: nothing is left to judge by
+            return
         earlier = PolicyRegistry(home).load(before) if before is not None and before != policy.version else None
         stored = Stored(dataset, config)
         found = artefacts.build(stored.table_of(policy))
         if earlier is not None and isinstance(verdict, Certified):
             with suppress(PolicyError, TraceError):  # other traces than those that it was fitted on
                 found = replace(found, deltas=stored.changes(policy, earlier))
-        content = json.dumps(found.as_dict(), ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
-        storage.write_atomic(home / ARTEFACTS / f"{name}.json", content)
+        content = json.dumps(found.as_dict(), allow_nan=False, indent=1)
+        storage.write_atomic(home / ARTEFACTS / f"{name}.json", content.encode())
     except (TracerError, OSError) as error:
         log.warning("no artefacts of %s: %s", name, error)
     except Exception as error:

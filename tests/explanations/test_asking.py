@@ -6,13 +6,14 @@ import json
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tracer.errors import ConfigError, RouteError, TraceError
-from tracer.explanations.asking import AskedTwice, CommandTeacher, ask_twice, read_asked
+from tracer.explanations.asking import AskedTwice, CommandTeacher, about, ask_twice, read_asked
 from tracer.types import Dataset
 
 HOSTILE = ["<script>alert(1)</script>", "🔥 خصم", "a\u202eb", "line\nbreak", "x" * 100_000]
@@ -121,13 +122,13 @@ def test_a_teacher_that_is_down_stops_the_run(tmp_path: Path) -> None:
         "1",
         "",
         '{"id": "a"}',
-        '{"id": "a", "label": "x", "again": 3}',
-        '{"id": "a", "label": "x", "again": ""}',
+        '{"id": "a", "label": "x", "again": 3, "text": "t"}',
+        '{"id": "a", "label": "x", "again": "", "text": "t"}',
     ],
 )
 def test_a_damaged_file_is_named_with_its_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "asked.jsonl"
-    path.write_text(f'{{"id": "t1", "label": "x", "again": "y"}}\n{line}\n', encoding="utf-8")
+    path.write_text(f'{{"id": "t1", "label": "x", "again": "y", "text": "t"}}\n{line}\n', encoding="utf-8")
     with pytest.raises(TraceError, match=r"asked.jsonl:2: "):
         read_asked(path)
     with pytest.raises(TraceError, match=r"asked.jsonl:2: "):
@@ -152,8 +153,20 @@ def test_one_process_asks_at_a_time(tmp_path: Path) -> None:
         return "x"
 
     assert ask_twice(log(), teacher, 1, path).answers == (
-        AskedTwice(read_asked(path)[0].id, read_asked(path)[0].label, "x"),
+        AskedTwice(read_asked(path)[0].id, read_asked(path)[0].label, "x", read_asked(path)[0].text),
     )
+
+
+def test_answers_about_another_log_are_no_answers(tmp_path: Path) -> None:
+    """Ids may be row numbers: the text and the label must be those of the trace."""
+    path = tmp_path / "asked.jsonl"
+    first = ask_twice(log(), lambda _text: "x", 5, path)
+    other = replace(log(), texts=tuple(f"another {text}" for text in log().texts or ()))
+    assert about(other, first.answers) == ()
+    assert about(log(), first.answers) == first.answers
+    assert ask_twice(other, lambda _text: "x", 5, path).n_new == 5
+    assert len(read_asked(path)) == 10
+    assert ask_twice(log(), lambda _text: "x", 5, path, seed=9).n_new == 0, "five are known, whichever were drawn"
 
 
 def test_a_command_gets_the_text_as_it_is_and_no_shell_reads_it() -> None:

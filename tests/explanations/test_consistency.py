@@ -40,7 +40,7 @@ def test_embeddings_alone_have_no_pairs() -> None:
 
 
 def test_answers_count_once_a_trace() -> None:
-    answers = [AskedTwice("1", "x", "x"), AskedTwice("2", "x", "y"), AskedTwice("1", "x", "y")]
+    answers = [AskedTwice("1", "x", "x", "t"), AskedTwice("2", "x", "y", "t"), AskedTwice("1", "x", "y", "t")]
     found = asked_again(answers)
     assert (found.n_pairs, found.n_agreed) == (2, 1)
     assert asked_again([]).source == "no trace was asked again"

@@ -17,7 +17,7 @@ from tracer.explanations.rows import failed_at, table_of, trained_on, unseen
 from tracer.pipeline import Certified, Refused, fit
 from tracer.policies.policy import Policy
 from tracer.policies.registry import PolicyRegistry
-from tracer.traces.rooms import Rooms, assign_rooms, ids_digest
+from tracer.traces.rooms import Rooms, assign_rooms, ids_digest, traces_digest
 from tracer.traces.store import TraceStore
 from tracer.types import Dataset, EmbedderIdentity, LabelSpace
 
@@ -33,7 +33,9 @@ def settings(home: Path) -> FitConfig:
 def pretend(policy: Policy, dataset: Dataset, n: int, config: FitConfig) -> Policy:
     """The policy, as if it had been fitted on the first n rows of a dataset."""
     certificate: Certificate = replace(policy.certificate, split_digest=rooms_of(dataset, n, config).digest)
-    report: dict[str, Any] = {"config": config.as_dict(), "n_traces": n}
+    report: dict[str, Any] = {
+        "config": config.as_dict(), "n_traces": n, "traces_digest": traces_digest(dataset, n),
+    }  # fmt: skip
     return replace(policy, version="v0007", certificate=certificate, report=report)
 
 
@@ -177,3 +179,20 @@ def test_labels_of_the_policy_count_not_those_of_the_log(home: Path) -> None:
     wider = dataset.with_space(LabelSpace((*dataset.space.names, "zebra")))
     again = table_of(policy, wider, settings(home))
     assert (again.y == table.y).all()
+
+
+@pytest.mark.parametrize("features", ["lexical", "dense"])
+def test_the_same_ids_in_another_order_are_other_traces(features: str, messages: Dataset) -> None:
+    """A log that numbers its rows, read again in another order: ids and rooms of embeddings alone do not tell."""
+    rows = messages.take(np.arange(600))
+    numbered = replace(rows, ids=tuple(map(str, range(600))))
+    dense = features == "dense"
+    numbered = replace(numbered, texts=None) if dense else replace(numbered, dense=None, embedder=None)
+    config = FitConfig(targets=(0.6,), shadow_share=0.3)
+    verdict = fit(numbered, config)
+    assert isinstance(verdict, Certified)
+    policy = replace(verdict.policy, version="v0001")
+    assert len(unseen(numbered, config, policy).rows) == verdict.certificate.n_shadow
+    turned = replace(numbered.take(np.arange(600)[::-1]), ids=numbered.ids)
+    with pytest.raises(PolicyError, match="other traces than those stored now"):
+        unseen(turned, config, policy)

@@ -63,6 +63,7 @@ class FitReport:
     """All that a reader needs to judge a fit. Counts are integers, rates lie in [0, 1].
 
     ``n_outside`` traces carry a label that is not learned; ``n_most_repeated`` shadow traces share one text.
+    ``traces_digest`` says which traces these were, in which order.
     """
 
     config: dict[str, Any]
@@ -80,6 +81,7 @@ class FitReport:
     frontier: tuple[FrontierPoint, ...]
     classes: tuple[dict[str, Any], ...]
     seconds: dict[str, float]
+    traces_digest: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, without the timings: the same traces and settings give the same bytes."""

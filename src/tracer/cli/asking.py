@@ -12,7 +12,7 @@ from tracer import flywheel
 from tracer.cli import options
 from tracer.cli.common import err, errors_as_exits, out, print_json, progress_bar
 from tracer.cli.explaining import stored
-from tracer.explanations.asking import ASKED_TWICE, Asked, CommandTeacher, ask_twice, read_asked
+from tracer.explanations.asking import ASKED_TWICE, Asked, CommandTeacher, about, ask_twice, read_asked
 from tracer.explanations.consistency import asked_again, asked_twice_in
 from tracer.explanations.plain import to_plain
 from tracer.reporting.texts import presentable, shown
@@ -40,7 +40,7 @@ def ask_twice_command(
         dataset, config = stored(home)
         path = home / ASKED_TWICE
         if command is None:
-            asked = Asked(read_asked(path), 0, ())
+            asked = Asked(about(dataset, read_asked(path)), 0, ())
         else:
             teacher = CommandTeacher(command, timeout=timeout)
             with progress_bar(quiet=json) as progress:
@@ -63,7 +63,8 @@ def ask_twice_command(
             err.print(f"and {len(asked.failures) - _TOLD:,} more")
         if n_outside:
             out.print(
-                f"[yellow]{n_outside:,} second answers are labels that the log does not have[/]: check the command"
+                f"[yellow]{n_outside:,} second answers are labels that the log does not have[/]: check the command, "
+                f"and delete {escape(str(path))} to ask anew"
             )
         known = [measure for measure in measured.values() if measure.n_pairs]
         for measure in known or measured.values():

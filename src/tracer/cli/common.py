@@ -35,18 +35,21 @@ def errors_as_exits() -> Iterator[None]:
     try:
         yield
     except TracerError as error:
-        err.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from error
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        err.print(f"[bold red]error:[/] {_escaped(where + (error.strerror or str(error)))}", soft_wrap=True)
+        err.print(f"[bold red]error:[/] {escape(where + (error.strerror or str(error)))}", soft_wrap=True)
         raise typer.Exit(1) from error
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
+def escape(text: str) -> str:
+    """The text for a terminal: no markup of ours in it, and controls as their pictures."""
+    from rich import markup
 
-    return escape(text)
+    from tracer.reporting.texts import clean
+
+    return markup.escape(clean(text))
 
 
 @contextmanager

@@ -10,12 +10,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from tracer import cost, flywheel
 from tracer.cli import views
-from tracer.cli.common import REFUSED, errors_as_exits, out, percent, print_json, progress_bar, usd
+from tracer.cli.common import REFUSED, errors_as_exits, escape, out, percent, print_json, progress_bar, usd
 from tracer.config import FitConfig
 from tracer.data import northlight, northlight_order
 from tracer.pipeline import Refused

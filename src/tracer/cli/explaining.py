@@ -25,9 +25,9 @@ from tracer.explanations.table import RoutingTable
 from tracer.explanations.why import Explanation, Neighbour, explain
 from tracer.features.dense import checked
 from tracer.policies.policy import Embed, Policy
-from tracer.policies.registry import PolicyRegistry
+from tracer.policies.registry import OFF, PolicyRegistry
 from tracer.reporting.texts import clean, presentable
-from tracer.serving.router import Router
+from tracer.serving.router import Router, switched_off
 from tracer.traces.rooms import normalised
 from tracer.traces.store import TraceStore
 from tracer.types import Dataset, Float32
@@ -68,10 +68,13 @@ def explain_text(
             # No row may be shown: the decision is explained without neighbours, and the reason is told.
             table = RoutingTable.of(policy, dataset.take(np.arange(0)), str(error))
         found = explain(policy, text, _vector(policy, text, dataset, embed), table, embed)
+        off = switched_off() or (home / OFF).exists()
         if json:
-            print_json(presentable(to_plain(found)))
+            print_json(presentable(to_plain(found) | {"switched_off": off}))
         else:
             _show(found)
+            if off:
+                out.print("[yellow]switched off[/]: as things stand everything goes to the teacher, this text too")
 
 
 def _vector(policy: Policy, text: str, dataset: Dataset, embed: Embed | None) -> Float32 | None:

@@ -16,7 +16,7 @@ from tracer.cli import options
 from tracer.cli.common import call_price, errors_as_exits, out, progress_bar
 from tracer.cli.explaining import stored
 from tracer.errors import ConfigError
-from tracer.explanations.asking import ASKED_TWICE, read_asked
+from tracer.explanations.asking import ASKED_TWICE, about, read_asked
 from tracer.explanations.consistency import asked_again
 from tracer.features.sources import embedder_from_name
 from tracer.learning.crossfit import Progress
@@ -65,7 +65,11 @@ def report(
     with errors_as_exits():
         form = _form(form, file)
         target = file or Path(f"report{_ENDINGS[form]}")
+        if home.resolve() in target.resolve().parents:
+            raise ConfigError(f"--out {target}: lies in the home folder, whose files are not to be overwritten")
         call_usd, source = call_price(model, price, tokens)
+        if call_usd is None and model is not None:
+            out.print(f"[yellow]no price[/]: {escape(source)}; give --price", soft_wrap=True)
         pricing = Pricing(call_usd, source, calls_per_day, audit_rate, _dollars(encoder_usd))
         with progress_bar(quiet=False) as progress:
             facts = _facts(home, version, pricing, progress, again=again)
@@ -79,7 +83,7 @@ def report(
 def _facts(home: Path, version: str | None, pricing: Pricing, progress: Progress, *, again: bool) -> Facts:
     registry = PolicyRegistry(home)
     dataset, config = stored(home)
-    answers = read_asked(home / ASKED_TWICE)
+    answers = about(dataset, read_asked(home / ASKED_TWICE))
     twice = asked_again(answers) if answers else None
     if not again and (version is not None or registry.active_version() is not None):
         loaded = registry.load(version)
@@ -134,7 +138,9 @@ def _dollars(text: str) -> Decimal:
 def _form(form: str | None, file: Path | None) -> str:
     if form is None:
         named = {ending: name for name, ending in _ENDINGS.items()}
-        return named.get(file.suffix.lower(), "html") if file is not None else "html"
+        if file is not None and file.suffix.lower() not in named:
+            raise ConfigError(f"--out {file}: end it in {', '.join(named)}, or give --format")
+        return named[file.suffix.lower()] if file is not None else "html"
     if form not in _ENDINGS:
         raise ConfigError(f"--format {form!r}: must be html, json or markdown")
     return form

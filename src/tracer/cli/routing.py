@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from tracer.cli import options
-from tracer.cli.common import errors_as_exits, out
+from tracer.cli.common import errors_as_exits, escape, out
 from tracer.errors import RouteError
 from tracer.serving.router import Router
 from tracer.types import Answer

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from tracer.certification.report import FrontierPoint
 from tracer.cli import options, views
-from tracer.cli.common import errors_as_exits, out, percent, print_json
+from tracer.cli.common import errors_as_exits, escape, out, percent, print_json
 from tracer.policies.registry import PolicyRegistry
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from tracer import backtesting, cost, flywheel, pipeline
@@ -18,6 +17,7 @@ from tracer.cli.common import (
     call_price,
     err,
     errors_as_exits,
+    escape,
     out,
     percent,
     print_json,

@@ -7,13 +7,12 @@ from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
 
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
 from tracer.certification.certificate import Attempt, Certificate
 from tracer.certification.report import FrontierPoint
-from tracer.cli.common import out, percent, usd
+from tracer.cli.common import escape, out, percent, usd
 from tracer.pipeline import Certified, Refused, Verdict
 from tracer.stats import binomial
 

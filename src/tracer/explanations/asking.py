@@ -1,7 +1,8 @@
 """Ask the teacher again about traces drawn at random, and keep its answers.
 
-The file is one JSON object a line, ``{"id", "label", "again"}``: the trace, what the teacher said then, what it says
-now. A line is written whole and synced before the next question, so what was paid for is never lost.
+The file is one JSON object a line, ``{"id", "label", "again", "text"}``: the trace, what the teacher said then, what it
+says now, and a digest of the text, so that an answer about another log's trace of the same id is never taken for one. A
+line is written whole and synced before the next question, so what was paid for is never lost.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -35,11 +36,12 @@ Ask = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class AskedTwice:
-    """A trace's id, the label that its log holds, and the teacher's answer when asked again."""
+    """A trace's id, the label that its log holds, the teacher's answer when asked again, and a digest of the text."""
 
     id: str
     label: str
     again: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def ask_twice(
     seed: int = 0,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> Asked:
-    """Ask ``teacher`` again about ``n`` traces drawn at random, those on file included.
+    """Ask ``teacher`` again about ``n`` traces drawn at random, those of these traces on file included.
 
     Plain samples of traffic alone are drawn, ordered by a hash of ``seed`` and id: the same call goes on where it was
     interrupted, and a larger ``n`` only adds. An input on which the teacher fails is left out and told; after three
@@ -76,12 +78,11 @@ def ask_twice(
     failures: list[tuple[str, str]] = []
     in_a_row = 0
     with _appending(path) as write:
-        answers = list(read_asked(path))
+        answers = list(about(dataset, read_asked(path)))
         known, before = {answer.id for answer in answers}, len(answers)
-        for done, row in enumerate(rows[:n]):
-            progress("asking the teacher again", done, min(n, len(rows)))
-            if dataset.ids[row] in known:
-                continue
+        left = [row for row in rows if dataset.ids[row] not in known][: max(n - before, 0)]
+        for done, row in enumerate(left):
+            progress("asking the teacher again", done, len(left))
             try:
                 again = teacher(dataset.texts[row])
                 if not isinstance(again, str) or not again:
@@ -95,9 +96,16 @@ def ask_twice(
                     raise RouteError(f"{reason}; {_FAILURES} times in a row, {kept}") from error
                 continue
             in_a_row = 0
-            answers.append(AskedTwice(dataset.ids[row], dataset.labels[row], again))
+            answers.append(AskedTwice(dataset.ids[row], dataset.labels[row], again, _digest(dataset.texts[row])))
             write(answers[-1])
     return Asked(tuple(answers), len(answers) - before, tuple(failures))
+
+
+def about(dataset: Dataset, answers: Iterable[AskedTwice]) -> tuple[AskedTwice, ...]:
+    """The answers that are about these traces: id, label and text are theirs."""
+    texts = dataset.texts or ()
+    known = {(key, label, _digest(text)) for key, label, text in zip(dataset.ids, dataset.labels, texts, strict=False)}
+    return tuple(answer for answer in answers if (answer.id, answer.label, answer.text) in known)
 
 
 def read_asked(path: Path) -> tuple[AskedTwice, ...]:
@@ -115,9 +123,9 @@ def read_asked(path: Path) -> tuple[AskedTwice, ...]:
             fields = json.loads(line)
             answer = AskedTwice(**fields)
         except (ValueError, TypeError) as error:
-            raise TraceError(f"{path}:{number}: is no record of id, label and again") from error
+            raise TraceError(f"{path}:{number}: is no record of id, label, again and text") from error
         if not all(isinstance(value, str) and value for value in fields.values()):
-            raise TraceError(f"{path}:{number}: id, label and again must be strings, not empty")
+            raise TraceError(f"{path}:{number}: id, label, again and text must be strings, not empty")
         out.append(answer)
     return tuple(out)
 
@@ -132,7 +140,7 @@ class CommandTeacher:
         try:
             self._words = shlex.split(command)
         except ValueError as error:
-            raise ConfigError(f"teacher command {command!r}: {error}") from error
+            raise ConfigError(f"the teacher command cannot be read: {error}") from error  # it may hold a key
         if not self._words:
             raise ConfigError("the teacher command is empty")
         if not timeout > 0.0:
@@ -165,6 +173,10 @@ class CommandTeacher:
         if not label or "\n" in label:
             raise RouteError(f"teacher command {name!r} answered {label[:_SHOWN]!r}, which is no label")
         return label
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _drawn(seed: int, key: str) -> bytes:

@@ -30,11 +30,15 @@ LEVEL = 0.05
 
 @dataclass(frozen=True, slots=True)
 class SelfAgreement:
-    """``n_agreed`` of ``n_pairs`` pairs of answers to one input are equal; ``source`` says where they come from."""
+    """``n_agreed`` of ``n_pairs`` pairs of answers to one input are equal; ``source`` says where they come from.
+
+    ``random``: the inputs are a draw of the traffic, so that the rate speaks of all of it.
+    """
 
     n_pairs: int
     n_agreed: int
     source: str
+    random: bool = True
 
     @property
     def rate(self) -> float | None:
@@ -63,6 +67,11 @@ class SelfAgreement:
             f"Your teacher agrees with itself {self.rate:.1%} of the time ({self.n_agreed:,} of {self.n_pairs:,} "
             f"pairs, {self.source}; exact 95% interval {_down(low):.1%} to {_up(high):.1%})"
         )
+        if not self.random:
+            return (
+                f"{known}. That speaks of texts that repeat, and not of the others: what any surrogate can reach on "
+                "all traffic, asking again about traces drawn at random tells (tracer ask-twice)."
+            )
         if target > self.ceiling[1]:
             fate = f"no surrogate can be expected to reach {target:g}, nor anything above {top:.3f}"
             return f"{known}: at full coverage {fate}; on the inputs that it handles a surrogate may."
@@ -96,7 +105,9 @@ def asked_twice_in(dataset: Dataset) -> SelfAgreement:
             n_agreed += waiting.pop(key) == dataset.labels[i]
         else:
             waiting[key] = dataset.labels[i]
-    return SelfAgreement(n_pairs, n_agreed, "texts that the log holds twice" if n_pairs else "no text is there twice")
+    return SelfAgreement(
+        n_pairs, n_agreed, "texts that the log holds twice" if n_pairs else "no text is there twice", random=False
+    )
 
 
 def asked_again(answers: Sequence[AskedTwice]) -> SelfAgreement:

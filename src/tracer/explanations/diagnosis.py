@@ -89,8 +89,8 @@ class Diagnosis:
         if self.commonest is not None and self.gain < _LITTLE:
             out.append(
                 f"That is hardly better than always saying {_name(self.commonest.label)}, which the teacher says "
-                f"{self.commonest.n:,} times: the features tell next to nothing of the label. A richer representation "
-                "is needed, not more traces of the same kind."
+                f"{self.commonest.n:,} times: the features tell next to nothing of the label, or the teacher's labels "
+                "are close to chance. How often the teacher agrees with itself (tracer ask-twice) tells the two apart."
             )
         if self.default is not None:
             d = self.default

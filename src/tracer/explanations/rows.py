@@ -1,9 +1,9 @@
 """Rows that a policy never trained on, and its routing table on them.
 
 A policy's report says with which settings and on how many traces it was fitted, and its certificate carries the digest
-of its shadow rows. Stored traces only grow at their end, so the rooms of every version can be computed again, and the
-digest proves that they are the right ones. Where it does not, nobody can say what that version trained on, and there is
-no table.
+of its shadow rows. Stored traces only grow at their end, so the rooms of every version can be computed again, and a
+digest of the very rows that it was fitted on, in their order, proves that they are the right ones (ids do not: a log
+may number its rows). Where it does not, nobody can say what that version trained on, and there is no table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tracer.explanations.deltas import Deltas
 from tracer.explanations.table import RoutingTable
 from tracer.features.dense import same_embedder
 from tracer.policies.policy import Policy
-from tracer.traces.rooms import Rooms, assign_rooms, ids_digest
+from tracer.traces.rooms import Rooms, assign_rooms, ids_digest, traces_digest
 from tracer.types import Bool, Dataset
 
 _PAPER_SHARE = 0.15
@@ -96,6 +96,8 @@ class Stored:
         digest = policy.certificate.split_digest
         # A refused candidate has no digest; it comes with the very traces that it was fitted on.
         if n > len(self.dataset) or (not digest and n != len(self.dataset)):
+            raise PolicyError(foreign)
+        if policy.report.get("traces_digest") != traces_digest(self.dataset, n):
             raise PolicyError(foreign)
         try:
             rooms = self._rooms_of(config, n)

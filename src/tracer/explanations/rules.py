@@ -91,7 +91,9 @@ def _cluster_rules(table: RoutingTable, proposing: Bool, seed: int) -> tuple[lis
         # Fewer distinct rows than clusters: then there are fewer clusters, which is as well.
         warnings.simplefilter("ignore", ConvergenceWarning)
         clusters = KMeans(k, n_init=1, max_iter=30, random_state=seed).fit(vectors[rows])
-    distances = clusters.transform(vectors)
+    # |v|^2 is the same for all centres of a row, and 1 for all rows; sparse products stay sparse.
+    centres = clusters.cluster_centers_.astype(np.float32)
+    distances = (centres * centres).sum(axis=1) - 2.0 * np.asarray(vectors @ centres.T)
     codes = distances.argmin(axis=1)
     inside = sparse.csc_matrix((np.ones(len(table), dtype=np.int64), (np.arange(len(table)), codes)), (len(table), k))
     nearest = distances.argmin(axis=0)

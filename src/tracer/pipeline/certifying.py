@@ -30,7 +30,7 @@ from tracer.pipeline.verdicts import Certified, Refused, Verdict
 from tracer.policies import archive
 from tracer.policies.policy import Family, FirstStage, Inputs, Policy
 from tracer.stats import testing
-from tracer.traces.rooms import room_keys
+from tracer.traces.rooms import room_keys, traces_digest
 from tracer.types import OUTSIDE
 
 _AS_CHEAP = 0.04
@@ -268,4 +268,5 @@ def _report(
         frontier=frontier_estimate(best.scored.scores, best.agree, shop.n_shadow, level, config),
         classes=classes,
         seconds=dict(shop.seconds),
+        traces_digest=traces_digest(shop.dataset),
     )

@@ -35,7 +35,7 @@ from tracer.pipeline.certifying import reloaded
 from tracer.pipeline.training import Encodings, block_names
 from tracer.pipeline.verdicts import Certified, Refused, Verdict
 from tracer.policies.policy import Inputs, Policy
-from tracer.traces.rooms import assign_rooms, fold_ids
+from tracer.traces.rooms import assign_rooms, fold_ids, traces_digest
 from tracer.types import OUTSIDE, Bool, Dataset, Float64
 
 _SHADOW_SHARE = 0.15
@@ -202,6 +202,7 @@ def _gate(
         n_trainings=len(members), members=members, dropped=failed,
         proposals=(), attempts=(replace(attempt, certified=passed),), frontier=(),
         classes=class_table(shadow, handled, shadow_agree, dataset.space), seconds={},
+        traces_digest=traces_digest(dataset),
     )  # fmt: skip
     if not passed:
         reason = (

@@ -117,13 +117,16 @@ def _money(
         if n
         else ()
     )
+    gated = certified.target if certified is not None else None
     rows = [
         {
             "target": s.target, "n_handled": s.n_handled, "n": s.n,
             "certified": certified is not None and certified.guarantee == "certified" and s.target == certified.target,
             "before_day": _text(s.expected.before_day), "after_day": _text(s.expected.after_day),
-            "saved_year": _text(s.expected.saved_year), "saved_year_least": _text(s.least.saved_year),
-            "saved_year_most": _text(s.most.saved_year),
+            "saved_year": _text(s.expected.saved_year),
+            # A range where a gate has counted; elsewhere the gate may refuse, and no interval says that.
+            "saved_year_least": _text(s.least.saved_year) if s.target == gated else None,
+            "saved_year_most": _text(s.most.saved_year) if s.target == gated else None,
         }
         for s in savings
     ]  # fmt: skip

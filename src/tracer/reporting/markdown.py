@@ -130,13 +130,19 @@ def _quality(facts: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _range(saving: Mapping[str, Any]) -> str:
+    if saving["saved_year_least"] is None:
+        return "if the gate passes there"
+    return f"{usd(saving['saved_year_least'], 0)} to {usd(saving['saved_year_most'], 0)}"
+
+
 def _money(facts: Mapping[str, Any]) -> list[str]:
     money = facts["money"]
     if not money or money["call_usd"] is None:
         return [f"The price of a teacher call is {_say(money['source']) if money else 'unknown'}."]
     rows = [
         [dec(s["target"]), pct(s["n_handled"] / s["n"]), usd(s["before_day"]), usd(s["after_day"]),
-         f"{usd(s['saved_year'], 0)} ({usd(s['saved_year_least'], 0)} to {usd(s['saved_year_most'], 0)})"]
+         f"{usd(s['saved_year'], 0)} ({_range(s)})"]
         for s in money["savings"]
     ]  # fmt: skip
     said = (

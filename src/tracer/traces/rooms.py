@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
+from itertools import islice
 from math import ceil
 from unicodedata import normalize
 
@@ -97,6 +98,22 @@ def normalised(text: str) -> str:
 def ids_digest(ids: Iterable[str]) -> str:
     """SHA-256 (hex) of the JSON list of the sorted ids: the same rows in any order give the same digest."""
     return sha256(json.dumps(sorted(ids), separators=(",", ":")).encode()).hexdigest()
+
+
+def traces_digest(dataset: Dataset, n: int | None = None) -> str:
+    """BLAKE2b (32 hex) of the first ``n`` rows (all by default) in their order: what decides who trains on what.
+
+    Ids alone do not say which traces these are: a log that numbers its rows may come in another order.
+    """
+    digest = blake2b(digest_size=16)
+    rows = len(dataset) if n is None else n
+    texts = dataset.texts or ("",) * len(dataset)
+    columns = zip(dataset.ids, dataset.labels, texts, dataset.groups, dataset.origins, dataset.times, strict=True)
+    for fields in islice(columns, rows):
+        digest.update("\0".join(map(str, fields)).encode("utf-8", "surrogatepass") + b"\n")
+    if dataset.texts is None and dataset.dense is not None:
+        digest.update(np.ascontiguousarray(dataset.dense[:rows]).data)
+    return digest.hexdigest()
 
 
 def _hash(prefix: bytes, key: str) -> bytes:
