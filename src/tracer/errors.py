@@ -5,7 +5,9 @@
     TracerError
     ├── ConfigError          a setting that cannot be (also a ValueError)
     ├── TraceError           a bad log of traces (also a ValueError)
-    │   └── BadTraceError    one bad record: file, line, key, value
+    │   ├── BadTraceError    one bad record: file, line, key, value
+    │   ├── StoreError       a trace store that cannot be opened, read or written
+    │   └── NothingNewError  an update without a trace that it has not learned from
     ├── FeatureError         texts or embeddings that do not fit
     │   └── EmbedderError    an embedder that failed, or is not the one the policy knows
     ├── TrainingError        no candidate could be trained
@@ -38,6 +40,14 @@ class BadTraceError(TraceError):
         shown = repr(value)
         self.value = shown if len(shown) <= 80 else shown[:77] + "..."
         super().__init__(f"{source}:{line}: {key} = {self.value}: {problem}")
+
+
+class StoreError(TraceError):
+    """A trace store that cannot be opened, read or written: a lock, a full disk, another store than expected."""
+
+
+class NothingNewError(TraceError):
+    """An update was asked for, and there is no trace that the last one did not see."""
 
 
 class FeatureError(TracerError, ValueError):

@@ -21,6 +21,7 @@ _T = TypeVar("_T")
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
 Origin = Literal["bootstrap", "audit", "deferred", "requested", "fallback", "imported"]
@@ -30,6 +31,8 @@ GENERATED = "auto-"
 _BOOTSTRAP: tuple[Origin, ...] = ("bootstrap",)
 OUTSIDE = -1
 """Code of a label that is not in the label space."""
+FAILED = "__failed__"
+"""The label of a trace whose teacher call gave none: never learned, and a disagreement where it certifies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,26 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """What the policy in force said of a traced input, whether or not it was asked to answer.
+
+    ``label`` is the surrogate's, ``handled`` whether the policy would have answered with it, at this ``score``.
+    """
+
+    policy: str
+    label: str
+    handled: bool
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """One teacher call: the input text and the label that the teacher gave.
 
     ``origin`` is the statistical key: only ``bootstrap`` and ``audit`` traces are plain samples of traffic.
-    ``group`` ties rows that are not independent (a user, a conversation, a premise).
+    ``group`` ties rows that are not independent (a user, a conversation, a premise). ``teacher`` and ``prompt`` (a
+    version or digest of the instructions) say whose label it is: together they are the task's fingerprint. ``seen`` is
+    what the policy in force said of it.
     """
 
     id: str
@@ -62,6 +80,8 @@ class Trace:
     truth: str | None = None
     usage: Usage | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
+    prompt: str | None = None
+    seen: Seen | None = None
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -97,8 +117,8 @@ class LabelSpace:
 
     @classmethod
     def observed(cls, labels: Sequence[str]) -> LabelSpace:
-        """The sorted set of the labels seen."""
-        return cls(tuple(sorted(set(labels))))
+        """The sorted set of the labels seen, failed calls left out."""
+        return cls(tuple(sorted(set(labels) - {FAILED})))
 
     def encode(self, labels: Sequence[str]) -> Int32:
         """Codes (n,) of label names; ``-1`` for a name outside the space."""
@@ -123,8 +143,9 @@ class EmbedderIdentity:
 class Dataset:
     """Traces as columns. ``texts`` is None for a set that holds embeddings alone.
 
-    Shapes: ``labels``, ``ids``, ``origins``, ``groups``, ``truth``, ``teachers`` (n,); ``y`` int32 (n,);
-    ``times`` float64 (n,), seconds since the epoch, NaN where unknown; ``dense`` float32 (n, d) or None.
+    Shapes: ``labels``, ``ids``, ``origins``, ``groups``, ``truth``, ``teachers``, ``prompts`` (n,); ``y`` int32 (n,);
+    ``times`` float64 (n,), seconds since the epoch, NaN where unknown; ``dense`` float32 (n, d) or None; ``numbers``
+    int64 (n,), the rows' places in the store in the order in which they came, 1 to n where they were never stored.
     """
 
     labels: tuple[str, ...]
@@ -139,12 +160,14 @@ class Dataset:
     times: Float64
     truth: tuple[str | None, ...]
     teachers: tuple[str | None, ...]
+    prompts: tuple[str | None, ...]
+    numbers: Int64
 
     def __post_init__(self) -> None:
         n = len(self.labels)
         sizes = {"y": len(self.y), "ids": len(self.ids), "origins": len(self.origins)}
         sizes |= {"groups": len(self.groups), "times": len(self.times), "truth": len(self.truth)}
-        sizes["teachers"] = len(self.teachers)
+        sizes |= {"teachers": len(self.teachers), "prompts": len(self.prompts), "numbers": len(self.numbers)}
         if self.texts is not None:
             sizes["texts"] = len(self.texts)
         if self.dense is not None:
@@ -187,6 +210,8 @@ class Dataset:
         times: Sequence[float] | Float64 | None = None,
         truth: Sequence[str | None] | None = None,
         teachers: Sequence[str | None] | None = None,
+        prompts: Sequence[str | None] | None = None,
+        numbers: Sequence[int] | Int64 | None = None,
     ) -> Dataset:
         """Build a dataset from columns; what is not given gets its neutral value."""
         n = len(labels)
@@ -207,6 +232,8 @@ class Dataset:
             times=np.full(n, np.nan) if times is None else np.asarray(times, dtype=np.float64),
             truth=tuple(truth) if truth is not None else (None,) * n,
             teachers=tuple(teachers) if teachers is not None else (None,) * n,
+            prompts=tuple(prompts) if prompts is not None else (None,) * n,
+            numbers=np.arange(1, n + 1) if numbers is None else np.asarray(numbers, dtype=np.int64),
         )
 
     @classmethod
@@ -233,6 +260,7 @@ class Dataset:
             times=[t.time.timestamp() if t.time else float("nan") for t in traces],
             truth=[t.truth for t in traces],
             teachers=[t.teacher for t in traces],
+            prompts=[t.prompt for t in traces],
         )
 
     def take(self, rows: NDArray[np.intp]) -> Dataset:
@@ -253,6 +281,8 @@ class Dataset:
             times=self.times[rows],
             truth=pick(self.truth),
             teachers=pick(self.teachers),
+            prompts=pick(self.prompts),
+            numbers=self.numbers[rows],
         )
 
     def with_dense(self, dense: NDArray[np.floating], embedder: EmbedderIdentity) -> Dataset:
@@ -275,6 +305,10 @@ Reason = Literal[
     "no_policy",
     "error",
     "teacher_error",
+    "audit",
+    "shadow",
+    "canary",
+    "requested",
 ]
 
 
