@@ -65,7 +65,7 @@ class FitConfig:
     error_costs: Mapping[str, Decimal] = field(default_factory=dict)
     teacher_usd: Decimal | None = None
     encoder_cost: float = 0.002
-    ledger: Ledger = "promotion"
+    ledger: Ledger = "lifetime"
     seed: int = 0
 
     def __post_init__(self) -> None:

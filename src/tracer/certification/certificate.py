@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self
 
-from tracer.config import Contract, Guarantee
+from tracer.config import Contract, Guarantee, Ledger
 from tracer.errors import ArchiveError
+
+Evidence = Literal["exact", "e-process"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A safer threshold of the same chain, and its counts on the shadow traces."""
+
+    threshold: float
+    n_handled: int
+    n_agreed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +30,10 @@ class Certificate:
     the shortlist of ``n_candidates``. ``chain_start`` and ``n_tested``: where the chain began and how many
     of its ``grid_size`` steps were tested. ``assumption`` is empty for the assumption-free test.
     ``one_a_group``: rows came in groups and one row of each certified, so the claim counts groups, not requests.
+    ``ladder``: safer thresholds to fall back on, nearest first. The chain certified each of them on its way at the same
+    level, so they cost nothing. ``n_reused`` of the shadow traces had decided in earlier attempts. ``ledger``: whether
+    delta holds for this promotion or over all attempts of the policy line. ``evidence``: the exact test, or an
+    e-process that reached 1 / ``level`` on fresh audits, whose final counts these are.
     """
 
     target: float
@@ -42,6 +57,10 @@ class Certificate:
     assumption: str = ""
     handled_floor: float | None = None
     one_a_group: bool = False
+    ladder: tuple[Rung, ...] = ()
+    n_reused: int = 0
+    ledger: Ledger = "promotion"
+    evidence: Evidence = "exact"
 
     @property
     def n_disagreed(self) -> int:
@@ -67,9 +86,11 @@ class Certificate:
 
     @property
     def p_value(self) -> float:
-        """The exact p-value that was compared with ``level``."""
+        """The exact p-value that was compared with ``level``; of an e-process, the level that it reached."""
         from tracer.stats import binomial
 
+        if self.evidence == "e-process":
+            return self.level
         if self.contract == "overall":
             joint = binomial.p_value(self.n_disagreed, self.n_shadow, self.target)
             floor = binomial.p_value(self.n_disagreed, self.n_handled, self.handled_floor or 0.0)
@@ -97,17 +118,34 @@ class Certificate:
             condition += f" and {self.assumption}"
         if self.one_a_group:
             condition += ", and counting one request of each group"
-        return f"{counts} {condition}, then with confidence {1 - self.delta:.4g} {claim}."
+        confidence = f"with confidence {1 - self.delta:.4g}"
+        if self.ledger == "lifetime":
+            confidence += ", over all attempts of this policy line together,"
+        return f"{counts} {condition}, then {confidence} {claim}."
+
+    @property
+    def as_rung(self) -> Rung:
+        """This threshold with its counts."""
+        return Rung(self.threshold, self.n_handled, self.n_agreed)
+
+    def safer(self) -> Self | None:
+        """The same promise at the next safer threshold of the ladder; None where there is none."""
+        if not self.ladder:
+            return None
+        rung, *rest = self.ladder
+        return replace(
+            self, threshold=rung.threshold, n_handled=rung.n_handled, n_agreed=rung.n_agreed, ladder=tuple(rest)
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"ladder": [asdict(r) for r in self.ladder]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Read a mapping written by ``as_dict``. Raises ArchiveError where fields are missing or impossible."""
         try:
-            certificate = cls(**values)
+            certificate = cls(**values | {"ladder": tuple(Rung(**rung) for rung in values.get("ladder", ()))})
         except TypeError as error:
             raise ArchiveError(f"the certificate does not have the fields it should: {error}") from error
         numbers = (certificate.target, certificate.delta, certificate.level, certificate.threshold)
@@ -115,9 +153,16 @@ class Certificate:
             raise ArchiveError(f"the certificate's target, delta, level or threshold is no number: {numbers}")
         if not all(0.0 < x < 1.0 for x in numbers[:3]):
             raise ArchiveError(f"the certificate's target, delta and level must lie between 0 and 1: {numbers[:3]}")
-        counts = (certificate.n_agreed, certificate.n_handled, certificate.n_shadow)
-        if not all(isinstance(c, int) for c in counts) or not 0 <= counts[0] <= counts[1] <= counts[2]:
-            raise ArchiveError(f"the certificate's counts are impossible: {counts}")
+        steps = [
+            (certificate.n_agreed, certificate.n_handled),
+            *((r.n_agreed, r.n_handled) for r in certificate.ladder),
+        ]
+        for step in steps:
+            counts = (*step, certificate.n_shadow)
+            if not all(isinstance(c, int) for c in counts) or not 0 <= counts[0] <= counts[1] <= counts[2]:
+                raise ArchiveError(f"the certificate's counts are impossible: {counts}")
+        if not all(isinstance(r.threshold, int | float) and math.isfinite(r.threshold) for r in certificate.ladder):
+            raise ArchiveError("the certificate's ladder has a threshold that is no number")
         return certificate
 
 

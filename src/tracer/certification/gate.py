@@ -10,13 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tracer.certification.certificate import Attempt, Certificate
+import numpy as np
+
+from tracer.certification.certificate import Attempt, Certificate, Rung
 from tracer.certification.proposals import Promise, Proposal, counts_at
+from tracer.config import Ledger
 from tracer.stats import testing
 from tracer.types import Bool, Float64
 
 WEIGHTS: dict[int, tuple[float, ...]] = {1: (1.0,), 2: (0.9, 0.1), 3: (0.9, 0.05, 0.05)}
 """Shares of delta by length of the shortlist, the best predicted candidate first."""
+_LADDER = (0.5, 0.25)
+"""Disagreement of the safer thresholds, as shares of what the target allows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +50,8 @@ class GateRules:
     split: str
     split_digest: str
     one_a_group: bool = False
+    n_reused: int = 0
+    ledger: Ledger = "promotion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,8 @@ def _walk(entrant: Entrant, rules: GateRules, level: float, rank: int, n_candida
     p = promise.p_values(wrong, handled, n_shadow)
     if len(proposal.starts) > 1:
         level = testing.multi_start_level(handled, proposal.starts, promise.target, level)
-    reached = testing.multi_start(p, proposal.starts, level)
+    steps = testing.certified_steps(p, proposal.starts, level)
+    reached = steps[-1] if steps else -1
     certified = reached >= 0 and handled[reached] >= rules.coverage_floor * n_shadow
     # A refused chain is shown at the first step that failed: where it began to be wrong.
     shown = reached if reached >= 0 else proposal.starts[-1]
@@ -110,5 +118,29 @@ def _walk(entrant: Entrant, rules: GateRules, level: float, rank: int, n_candida
         assumption=proposal.assumption,
         one_a_group=rules.one_a_group,
         handled_floor=promise.handled_floor if promise.contract == "overall" else None,
+        ladder=_ladder(proposal.thresholds, handled, wrong, steps[: steps.index(reached)], rules, n_shadow),
+        n_reused=rules.n_reused,
+        ledger=rules.ledger,
     )
     return Passage(attempt, certificate)
+
+
+def _ladder(
+    thresholds: Float64, handled: Float64, wrong: Float64, steps: Sequence[int], rules: GateRules, n_shadow: int
+) -> tuple[Rung, ...]:
+    """Safer steps that the chain certified on its way, nearest first: a half and a quarter of the disagreement allowed.
+
+    All steps before the last were rejected at the same family-wise level, so any choice among them holds, and it may be
+    made after looking.
+    """
+    promise, rungs = rules.promise, []
+    of = handled if promise.contract == "agreement" else np.full_like(handled, n_shadow)
+    for share in _LADDER:
+        allowed = share * (1.0 - promise.target)
+        fit = [
+            g for g in steps if wrong[g] <= allowed * of[g] and handled[g] >= max(rules.coverage_floor * n_shadow, 1)
+        ]
+        if fit:
+            g = fit[-1]
+            rungs.append(Rung(float(thresholds[g]), int(handled[g]), int(handled[g] - wrong[g])))
+    return tuple(dict.fromkeys(rungs))

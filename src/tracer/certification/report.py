@@ -63,7 +63,8 @@ class FitReport:
     """All that a reader needs to judge a fit. Counts are integers, rates lie in [0, 1].
 
     ``n_outside`` traces carry a label that is not learned; ``n_most_repeated`` shadow traces share one text.
-    ``traces_digest`` says which traces these were, in which order.
+    ``traces_digest`` says which traces these were, in which order, ``shadow_digest`` which of them were kept from
+    training; rows up to number ``released`` trained although they had certified before.
     """
 
     config: dict[str, Any]
@@ -82,6 +83,8 @@ class FitReport:
     classes: tuple[dict[str, Any], ...]
     seconds: dict[str, float]
     traces_digest: str = ""
+    shadow_digest: str = ""
+    released: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, without the timings: the same traces and settings give the same bytes."""

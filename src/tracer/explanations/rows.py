@@ -41,7 +41,7 @@ class Stored:
 
     dataset: Dataset
     config: FitConfig
-    _rooms: dict[tuple[int, float, str], Rooms] = field(default_factory=dict)
+    _rooms: dict[tuple[int, float, str, int], Rooms] = field(default_factory=dict)
 
     def unseen(self, *policies: Policy) -> Unseen:
         """The shadow rows, less any row (and any group) that one of the policies trained on.
@@ -93,17 +93,15 @@ class Stored:
         foreign = (
             f"{name} was fitted on other traces than those stored now: which of them it trained on cannot be known"
         )
-        digest = policy.certificate.split_digest
-        # A refused candidate has no digest; it comes with the very traces that it was fitted on.
-        if n > len(self.dataset) or (not digest and n != len(self.dataset)):
+        if n > len(self.dataset):
             raise PolicyError(foreign)
         if policy.report.get("traces_digest") != traces_digest(self.dataset, n):
             raise PolicyError(foreign)
         try:
-            rooms = self._rooms_of(config, n)
+            rooms = self._rooms_of(config, n, int(policy.report.get("released", 0)))
         except TraceError as error:
             raise PolicyError(foreign) from error
-        if digest and rooms.digest != digest:
+        if rooms.digest != policy.report.get("shadow_digest"):
             raise PolicyError(foreign)
         rows = rooms.train
         if config.guarantee == "estimated":
@@ -121,17 +119,17 @@ class Stored:
             same_embedder(policy.embedder, self.dataset.embedder)
         return RoutingTable.of(policy, found.rows, found.stands_on, failed_at(policy))
 
-    def _rooms_of(self, config: FitConfig, n: int) -> Rooms:
-        """Rooms of the first ``n`` traces under these settings."""
+    def _rooms_of(self, config: FitConfig, n: int, released: int = 0) -> Rooms:
+        """Rooms of the first ``n`` traces under these settings, those up to number ``released`` all in training."""
         dataset = self.dataset
         if n < len(dataset):
             if dataset.texts is not None:  # the rooms need no embeddings, which are most of the memory
                 dataset = replace(dataset, dense=None, embedder=None)
             dataset = dataset.take(np.arange(n))
         share = _PAPER_SHARE if config.mode == "paper" else config.shadow_share_for(dataset.n_units)
-        key = n, share, config.split
+        key = n, share, config.split, released
         if key not in self._rooms:
-            self._rooms[key] = assign_rooms(dataset, shadow_share=share, split=config.split)
+            self._rooms[key] = assign_rooms(dataset, shadow_share=share, split=config.split, released=released)
         return self._rooms[key]
 
 

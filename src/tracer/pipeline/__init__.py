@@ -15,8 +15,10 @@ from tracer.learning.threads import one_thread_each
 from tracer.learning.warmstart import WarmStart
 from tracer.pipeline.certifying import certify, estimate, rank_contenders
 from tracer.pipeline.paper import fit_paper
+from tracer.pipeline.standing import Standing, stand
 from tracer.pipeline.training import Encodings, check_config, label_text, promise_of, silent, train
 from tracer.pipeline.verdicts import Certified, Refused, Verdict
+from tracer.policies.policy import Policy
 from tracer.stats import testing
 from tracer.types import Dataset
 
@@ -26,6 +28,7 @@ __all__ = [
     "Outcome",
     "Refused",
     "Scan",
+    "Standing",
     "Verdict",
     "WarmStart",
     "fit",
@@ -58,10 +61,11 @@ def fit(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """A verdict, and what the next fit may start from; None in the paper's mode."""
+    """A verdict, what the next fit may start from (none in the paper's mode), what became of the policy in force."""
 
     verdict: Verdict
     warm: WarmStart | None
+    standing: Standing | None = None
 
 
 def refit(
@@ -74,19 +78,26 @@ def refit(
     attempt: int = 1,
     parent: str | None = None,
     encodings: Encodings | None = None,
+    released: int = 0,
+    decided: int = 0,
+    incumbent: Policy | None = None,
 ) -> Outcome:
     """`fit`, from what an earlier fit left, where every trace that trained then trains now in the same fold.
 
     After few more traces only the final heads are trained, after more of them the folds too, each from its own head
     and up to the tolerance at which a fit stops; recipes that lost before are tried again after a quarter more.
+
+    Traces up to number ``decided`` have taken part in earlier attempts, and those up to ``released`` all train. The
+    ``incumbent`` is the policy in force: it is tested again, on the shadow traces after ``decided`` alone.
     """
     config = config or FitConfig()
     check_config(dataset, config)
     if config.mode == "paper":
         verdict = fit_paper(dataset, config, progress=progress, now=now, parent=parent, encodings=encodings)
         return Outcome(verdict, None)
-    shop = train(dataset, config, progress=progress, encodings=encodings, warm=warm)
+    shop = train(dataset, config, progress=progress, encodings=encodings, warm=warm, released=released)
     stamp = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    standing = None
     # What is left are many small products, which more threads only slow down.
     with one_thread_each():
         if config.guarantee == "estimated":
@@ -94,9 +105,16 @@ def refit(
         else:
             spent = testing.spending(config.delta, attempt) if config.ledger == "lifetime" else config.delta
             level = spent / len(config.targets)
-            verdicts = [certify(shop, config, t, level, attempt, stamp, parent) for t in config.targets]
+            levels = [level] * len(config.targets)
+            if incumbent is not None:
+                standing = stand(incumbent, shop, config, level, attempt, decided)
+                levels[0] -= standing.level
+            verdicts = [
+                certify(shop, config, target, share, attempt, stamp, parent, decided)
+                for target, share in zip(config.targets, levels, strict=True)
+            ]
     progress("done", 1, 1)
-    return Outcome(replace(verdicts[0], frontier=tuple(verdicts[1:])), shop.warm)
+    return Outcome(replace(verdicts[0], frontier=tuple(verdicts[1:])), shop.warm, standing)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,9 @@ def certify(
     attempt: int,
     stamp: str,
     parent: str | None,
+    decided: int = 0,
 ) -> Verdict:
+    """Gate the best contenders. Shadow rows up to number ``decided`` have taken part in earlier attempts."""
     promise = promise_of(config, target)
     began = time.perf_counter()
     ranked = rank_contenders(shop, config, promise, level)
@@ -60,8 +62,7 @@ def certify(
     def enter(contender: Contender, weight: float) -> tuple[Entrant, Policy]:
         # The chain is fixed at the share of delta that it will be tested with.
         plan = proposals.propose(
-            contender.scored.scores,
-            contender.agree,
+            *contender.evidence,
             shop.n_shadow,
             promise,
             weight * level,
@@ -85,6 +86,8 @@ def certify(
         shop.rooms.description,
         shop.rooms.digest,
         bool(len(shop.rooms.set_aside)),
+        int((shadow.numbers <= decided).sum()),
+        config.ledger,
     )
     passages = run_gate(entrants, rules)
     shop.seconds["gate"] = shop.seconds.get("gate", 0.0) + time.perf_counter() - began
@@ -115,8 +118,7 @@ def rank_contenders(
     ranked: list[tuple[float, float, Contender, ProposalSummary]] = []
     for contender in shop.contenders:
         plan = proposals.propose(
-            contender.scored.scores,
-            contender.agree,
+            *contender.evidence,
             shop.n_shadow,
             promise,
             WEIGHTS[SHORTLIST][0] * level,
@@ -125,7 +127,7 @@ def rank_contenders(
         )
         cost = 1.0 - plan.predicted_coverage + config.encoder_cost * contender.encoder_share
         # A cascade is judged by its main stage; its scale joins those of two stages.
-        ranking = selection.augrc(contender.trained.scored.scores, contender.trained.agree)
+        ranking = selection.augrc(*contender.main_evidence)
         summary = ProposalSummary(contender.name, contender.family, plan.predicted_coverage, cost)
         ranked.append((cost, ranking, contender, summary))
     ranked.sort(key=lambda item: (item[0], item[2].name))
@@ -265,8 +267,10 @@ def _report(
         dropped=tuple((d.name, d.reason, d.failed) for d in shop.cross.dropped),
         proposals=tuple(summary for _, summary in ranked),
         attempts=attempts,
-        frontier=frontier_estimate(best.scored.scores, best.agree, shop.n_shadow, level, config),
+        frontier=frontier_estimate(*best.evidence, shop.n_shadow, level, config),
         classes=classes,
         seconds=dict(shop.seconds),
         traces_digest=traces_digest(shop.dataset),
+        shadow_digest=shop.rooms.digest,
+        released=shop.released,
     )

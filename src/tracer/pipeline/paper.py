@@ -202,7 +202,7 @@ def _gate(
         n_trainings=len(members), members=members, dropped=failed,
         proposals=(), attempts=(replace(attempt, certified=passed),), frontier=(),
         classes=class_table(shadow, handled, shadow_agree, dataset.space), seconds={},
-        traces_digest=traces_digest(dataset),
+        traces_digest=traces_digest(dataset), shadow_digest=split_digest,
     )  # fmt: skip
     if not passed:
         reason = (

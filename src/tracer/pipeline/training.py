@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +31,14 @@ from tracer.learning.threads import n_workers, one_thread_each
 from tracer.learning.warmstart import WarmStart, row_digests
 from tracer.policies.policy import Family, combine_stages, left_by
 from tracer.traces.rooms import Rooms, assign_rooms, fold_ids
-from tracer.types import OUTSIDE, Bool, Dataset, Float32, Int32, LabelSpace
+from tracer.types import OUTSIDE, Bool, Dataset, Float32, Float64, Int32, LabelSpace
 
 MIN_TRAIN = 20
 """Fewest training rows with a known label that a fit accepts."""
 SHORTLIST = 3
 _ANCHOR_COPIES = 2
+_ENOUGH_PLAIN = 200
+"""Training rows that are plain samples of traffic from which on the evidence is theirs alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,12 +52,16 @@ class Encodings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contender:
-    """A candidate policy with out-of-fold scores: single surrogate, or lexical-first cascade."""
+    """A candidate policy with out-of-fold scores: single surrogate, or lexical-first cascade.
+
+    ``plain`` (n,) marks the training rows that are plain samples of traffic; None where all serve as evidence.
+    """
 
     name: str
     trained: Trained
     scored: Scored
     agree: Bool
+    plain: Bool | None = None
     first: Trained | None = None
     cut: float = 0.0
     encoder_share: float = 0.0
@@ -63,6 +70,20 @@ class Contender:
     def family(self) -> Family:
         """``cascade``, or ``l2d``; accept-all is the last step of an l2d chain and then called ``global``."""
         return "cascade" if self.first is not None else "l2d"
+
+    @property
+    def evidence(self) -> tuple[Float64, Bool]:
+        """Out-of-fold scores and agreement that predict what a gate on traffic will find.
+
+        What the teacher was asked because the policy in force deferred it is harder than traffic: it trains, and says
+        nothing of how much can be handled.
+        """
+        return _of(self.scored.scores, self.plain), _of(self.agree, self.plain)
+
+    @property
+    def main_evidence(self) -> tuple[Float64, Bool]:
+        """The same of the main stage alone."""
+        return _of(self.trained.scored.scores, self.plain), _of(self.trained.agree, self.plain)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +99,15 @@ class Workshop:
     n_shadow: int
     encodings: Encodings | None
     warm: WarmStart
+    released: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+_Column = TypeVar("_Column", Float64, Bool)
+
+
+def _of(column: _Column, rows: Bool | None) -> _Column:
+    return column if rows is None else column[rows]
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
@@ -92,13 +121,15 @@ def train(
     progress: Progress = silent,
     encodings: Encodings | None = None,
     warm: WarmStart | None = None,
+    released: int = 0,
 ) -> Workshop:
     """Split, extract features, cross-fit the pool and build all contenders. Reads no shadow label.
 
-    ``warm``: what an earlier fit of fewer traces left; used where it fits.
+    ``warm``: what an earlier fit of fewer traces left; used where it fits. Rows up to number ``released`` only train.
     """
     began = time.perf_counter()
-    rooms = assign_rooms(dataset, shadow_share=config.shadow_share_for(dataset.n_units), split=config.split)
+    share = config.shadow_share_for(dataset.n_units)
+    rooms = assign_rooms(dataset, shadow_share=share, split=config.split, released=released)
     if config.guarantee == "estimated":
         everything = np.sort(np.concatenate([rooms.train, rooms.shadow]))
         rooms = replace(rooms, train=everything)
@@ -153,13 +184,14 @@ def train(
     def build(members: tuple[Member, ...]) -> Trained:
         return fitting.build(members, room.y, folds, n_classes, settings, neighbours)
 
+    plain = _plain(room)
     with one_thread_each(), ThreadPoolExecutor(n_workers(len(combined))) as workers:
         trained = list(workers.map(build, combined))
         contenders = [
-            Contender(t.name, t, t.scored, t.agree, encoder_share=float("dense" in t.candidate.surrogate.blocks))
+            Contender(t.name, t, t.scored, t.agree, plain, encoder_share=float("dense" in t.candidate.surrogate.blocks))
             for t in trained
         ]
-        contenders += cascades(trained, config, len(rooms.shadow))
+        contenders += cascades(trained, config, len(rooms.shadow), plain)
     seconds = {
         "features": featured - began,
         "surrogates": trained_at - featured,
@@ -167,8 +199,14 @@ def train(
     }
     left = WarmStart.of(cross, labels, hashes, basis, rows, earlier)
     return Workshop(
-        dataset, rooms, lexical, tuple(contenders), cross, room.y, len(rooms.shadow), encodings, left, seconds
+        dataset, rooms, lexical, tuple(contenders), cross, room.y, len(rooms.shadow), encodings, left, released, seconds
     )
+
+
+def _plain(room: Dataset) -> Bool | None:
+    origins = np.asarray(room.origins)
+    plain: Bool = (origins == "bootstrap") | (origins == "audit")
+    return None if plain.all() or plain.sum() < _ENOUGH_PLAIN else plain
 
 
 def _basis(config: FitConfig, width: int) -> str:
@@ -252,7 +290,9 @@ def _usable_folds(folds: NDArray[np.int8], wanted: int) -> NDArray[np.int8]:
     return (np.arange(len(folds)) % wanted).astype(np.int8)
 
 
-def cascades(trained: Sequence[Trained], config: FitConfig, n_shadow: int) -> list[Contender]:
+def cascades(
+    trained: Sequence[Trained], config: FitConfig, n_shadow: int, plain: Bool | None = None
+) -> list[Contender]:
     """Lexical first, then the best that reads embeddings. The cut of the first stage is fixed out of fold.
 
     The cut minimises the predicted cost a request: teacher calls, plus encoder calls at their relative price.
@@ -268,8 +308,10 @@ def cascades(trained: Sequence[Trained], config: FitConfig, n_shadow: int) -> li
     level = config.delta * WEIGHTS[SHORTLIST][0]
 
     def predicted_cost(cut: float, scored: Scored, agree: Bool) -> float:
-        plan = proposals.propose(scored.scores, agree, n_shadow, promise, level, config.grid_size, one_scale=False)
-        return 1.0 - plan.predicted_coverage + config.encoder_cost * float((first.scored.scores < cut).mean())
+        scores, agree = _of(scored.scores, plain), _of(agree, plain)
+        plan = proposals.propose(scores, agree, n_shadow, promise, level, config.grid_size, one_scale=False)
+        encoded = float((_of(first.scored.scores, plain) < cut).mean())
+        return 1.0 - plan.predicted_coverage + config.encoder_cost * encoded
 
     second = min(dense, key=lambda t: predicted_cost(np.inf, t.scored, t.agree))
     finite = first.scored.scores[np.isfinite(first.scored.scores)]
@@ -285,7 +327,7 @@ def cascades(trained: Sequence[Trained], config: FitConfig, n_shadow: int) -> li
         cost = predicted_cost(cut, scored, agree)
         if best is None or cost < best[0]:
             name = f"cascade: {first.name}, then {second.name}"
-            best = (cost, Contender(name, second, scored, agree, first, cut, len(rest) / len(agree)))
+            best = (cost, Contender(name, second, scored, agree, plain, first, cut, len(rest) / len(agree)))
     return [best[1]] if best else []
 
 

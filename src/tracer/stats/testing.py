@@ -26,6 +26,14 @@ def fixed_sequence(p_values: NDArray[np.float64], start: int, level: float) -> i
     return g - 1 if g > start else -1
 
 
+def certified_steps(p_values: NDArray[np.float64], starts: Sequence[int], level: float) -> list[int]:
+    """All indices that chains from the starts reject at the common ``level``, ascending."""
+    steps: set[int] = set()
+    for start in starts:
+        steps.update(range(start, fixed_sequence(p_values, start, level) + 1))
+    return sorted(steps)
+
+
 def multi_start(p_values: NDArray[np.float64], starts: Sequence[int], level: float) -> int:
     """Furthest index that a chain from any of the starts rejects at the common ``level``; -1 if none does."""
     return max(fixed_sequence(p_values, start, level) for start in starts)

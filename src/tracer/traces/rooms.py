@@ -36,12 +36,15 @@ class Rooms:
     description: str
 
 
-def assign_rooms(dataset: Dataset, *, shadow_share: float, split: Split, salt: str = "tracer-room-1") -> Rooms:
+def assign_rooms(
+    dataset: Dataset, *, shadow_share: float, split: Split, released: int = 0, salt: str = "tracer-room-1"
+) -> Rooms:
     """Send each row to a room.
 
     ``bootstrap`` rows are split: by a hash of their group, else of their normalised text, else of their id
     (``hash``), or by time, the newest ``shadow_share`` being shadow (``recent``). ``audit`` rows are plain
-    samples of traffic and go to shadow; all other origins are biased and only train.
+    samples of traffic and go to shadow; all other origins are biased and only train. Rows up to number ``released``
+    have certified what they could: they only train from then on.
 
     Rows without a group are all kept, equal texts too: given the hash they are independent draws of traffic,
     and only a stated group says that rows depend on each other. Rows with labels outside the label space
@@ -59,14 +62,14 @@ def assign_rooms(dataset: Dataset, *, shadow_share: float, split: Split, salt: s
         chosen, eligible = _newest(dataset, bootstrap, shadow_share)
     else:
         raise ConfigError(f"split = {split!r}: must be one of hash, recent")
-    shadow = audit | (bootstrap & chosen)
+    shadow = (audit | (bootstrap & chosen)) & (dataset.numbers > released)
     kept = _one_a_group(dataset, shadow, audit | (bootstrap & eligible), salt + "-pick")
     # A trace that only ever trains must not bring a shadow row's group into the train room.
     certifying = {dataset.groups[i] for i in np.flatnonzero(kept)} - {None}
     mates = np.fromiter((group in certifying for group in dataset.groups), dtype=np.bool_, count=len(dataset))
     train = ~shadow & ~mates
     rooms = (np.flatnonzero(train), np.flatnonzero(kept), np.flatnonzero(~train & ~kept))
-    return _checked(dataset, *rooms, split=split, shadow_share=shadow_share)
+    return _checked(dataset, *rooms, split=split, shadow_share=shadow_share, released=released)
 
 
 def fold_ids(dataset: Dataset, rows: NDArray[np.intp], folds: int, *, salt: str = "tracer-fold-1") -> NDArray[np.int8]:
@@ -108,7 +111,9 @@ def traces_digest(dataset: Dataset, n: int | None = None) -> str:
     digest = blake2b(digest_size=16)
     rows = len(dataset) if n is None else n
     texts = dataset.texts or ("",) * len(dataset)
-    columns = zip(dataset.ids, dataset.labels, texts, dataset.groups, dataset.origins, dataset.times, strict=True)
+    columns = zip(
+        dataset.ids, dataset.labels, texts, dataset.groups, dataset.origins, dataset.times, dataset.numbers, strict=True
+    )
     for fields in islice(columns, rows):
         digest.update("\0".join(map(str, fields)).encode("utf-8", "surrogatepass") + b"\n")
     if dataset.texts is None and dataset.dense is not None:
@@ -175,6 +180,7 @@ def _checked(
     *,
     split: Split,
     shadow_share: float,
+    released: int,
 ) -> Rooms:
     for name, rows in (("train", train), ("shadow", shadow)):
         if not rows.size:
@@ -182,5 +188,7 @@ def _checked(
             raise TraceError(f"the {name} room is empty: {len(dataset)} rows, {asked}")
     audits = sum(dataset.origins[i] == "audit" for i in shadow)
     rule = f"by hash, share {shadow_share:g}" if split == "hash" else f"newest share {shadow_share:g} by time"
+    if released:
+        rule = f"audits, and other traces {rule}, since the last decision"
     description = f"{rule}: {train.size} train, {shadow.size} shadow ({audits} audits), {set_aside.size} set aside"
     return Rooms(train, shadow, set_aside, ids_digest(dataset.ids[i] for i in shadow), description)
