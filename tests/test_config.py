@@ -21,7 +21,7 @@ def test_the_defaults_are_those_that_the_documents_state() -> None:
     assert (config.targets, config.delta, config.coverage_floor) == ((0.95,), 0.05, 0.05)
     assert (config.mode, config.contract, config.guarantee) == ("certified", "agreement", "certified")
     assert (config.pool, config.features, config.split, config.novelty, config.ledger) == (
-        "lean", "auto", "hash", "rank", "promotion",
+        "lean", "auto", "hash", "rank", "lifetime",
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from tracer.certification import proposals
 from tracer.certification.advice import explain_refusal
 from tracer.certification.certificate import Attempt, Certificate
 from tracer.certification.gate import WEIGHTS, Entrant, GateRules, run_gate
-from tracer.certification.proposals import Promise
+from tracer.certification.proposals import Promise, Proposal
 from tracer.certification.report import (
     FitReport,
     ProposalSummary,
@@ -37,6 +37,8 @@ _AS_CHEAP = 0.04
 """Difference in predicted cost, as a share of requests, that is taken for noise."""
 _SAME_COST = 0.005
 """Difference in certified cost, as a share of requests, that nobody would notice."""
+_MARGIN = 0.5
+"""Disagreement of a challenger, as a share of what the target allows: closer to it, audits would take too long."""
 _SAME_AGREEMENT = 0.01
 """Difference in agreement on the shadow traces that is not worth an encoder call."""
 
@@ -102,7 +104,9 @@ def certify(
         refusal = explain_refusal(
             attempts, plans, promise, weights[0] * level, shop.n_shadow, config, grouped=rules.one_a_group
         )
-        return Refused(refusal, report, stamped(policies[chosen], None, report, attempts[chosen], shop, config))
+        best = stamped(policies[chosen], None, report, attempts[chosen], shop, config)
+        challenger = challenger_of(best, shortlist[chosen][0], plans[chosen], rules)
+        return Refused(refusal, report, best, challenger=challenger)
     return Certified(stamped(policies[chosen], certificate, report, attempts[chosen], shop, config), report)
 
 
@@ -155,6 +159,30 @@ def choose(
     as_cheap = [i for i in costs if costs[i] <= min(costs.values()) + _SAME_COST]
     best = max(agreements[i] for i in as_cheap)
     return min((i for i in as_cheap if agreements[i] >= best - _SAME_AGREEMENT), key=lambda i: costs[i])
+
+
+def challenger_of(best: Policy, contender: Contender, plan: Proposal, rules: GateRules) -> Policy | None:
+    """A refused policy at the largest coverage at which it errs half as often as it may, out of fold; None without one.
+
+    Fixed by training traces alone, so audits that come later may certify it.
+    """
+    promise = rules.promise
+    fine = np.flatnonzero(
+        (plan.rates <= _MARGIN * (1.0 - promise.target)) & (plan.coverages >= max(promise.coverage_floor, _MARGIN / 10))
+    )
+    if not len(fine):
+        return None
+    scores, agree = contender.evidence
+    threshold = float(plan.thresholds[fine[-1]])
+    handled = scores >= threshold
+    certificate = Certificate(
+        target=promise.target, delta=rules.delta, level=rules.level, contract=promise.contract, guarantee="estimated",
+        threshold=threshold, n_shadow=len(scores), n_handled=int(handled.sum()), n_agreed=int((handled & agree).sum()),
+        rank=1, n_candidates=1, attempt=rules.attempt, chain_start=int(fine[-1]), n_tested=0, grid_size=len(plan.rates),
+        grid_digest=plan.digest, split_digest=rules.split_digest, split="out of fold on training traces",
+        handled_floor=promise.handled_floor if promise.contract == "overall" else None, ledger=rules.ledger,
+    )  # fmt: skip
+    return replace(best, certificate=certificate)
 
 
 def draft(shop: Workshop, contender: Contender, stamp: str, parent: str | None) -> Policy:

@@ -111,9 +111,7 @@ def traces_digest(dataset: Dataset, n: int | None = None) -> str:
     digest = blake2b(digest_size=16)
     rows = len(dataset) if n is None else n
     texts = dataset.texts or ("",) * len(dataset)
-    columns = zip(
-        dataset.ids, dataset.labels, texts, dataset.groups, dataset.origins, dataset.times, dataset.numbers, strict=True
-    )
+    columns = zip(dataset.ids, dataset.labels, texts, dataset.groups, dataset.origins, dataset.times, strict=True)
     for fields in islice(columns, rows):
         digest.update("\0".join(map(str, fields)).encode("utf-8", "surrogatepass") + b"\n")
     if dataset.texts is None and dataset.dense is not None:

@@ -1,0 +1,82 @@
+"""A home folder as a place to work in: its lock, its trace store, and what a crash left half done."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from tracer import storage
+from tracer.errors import ConfigError, StoreError
+from tracer.flywheel.settings import Settings
+from tracer.policies.registry import PolicyRegistry
+from tracer.traces.store import COPY, TraceStore
+
+log = logging.getLogger("tracer.flywheel")
+
+HOME = ".tracer"
+ARTEFACTS = "artefacts"
+"""Folder in a home with the five artefacts of each version, and of the last refusal as ``refused.json``."""
+WARM = "training.safetensors"
+"""File in a home folder with what the next fit may start from; it may be deleted at any time."""
+CACHE = "cache"
+DATABASE_URL = "DATABASE_URL"
+"""Environment variable with a ``postgresql://`` URL: a home that is made while it is set keeps its traces there."""
+
+
+@contextmanager
+def locked(home: Path) -> Iterator[None]:
+    """Be the only one who fits, promotes or demotes in this home, and finish first what a killed process left.
+
+    Raises TracerError at once where another process holds the lock, ConfigError where nothing can be written.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(storage.locked(home))
+        except OSError as error:
+            raise ConfigError(f"home {home}: cannot be written ({error.strerror}: {error.filename})") from error
+        for folder in (home, home / "policies", home / ARTEFACTS):
+            storage.sweep(folder)
+        _recover(home)
+        yield
+
+
+@contextmanager
+def opened(home: Path, settings: Settings | None, task: str = "default") -> Iterator[TraceStore]:
+    """The trace store of a home: as its settings say, else by ``DATABASE_URL``, else SQLite in the folder.
+
+    On PostgreSQL its lock is held too, which homes on other machines see. Raises ConfigError, StoreError.
+    """
+    with store_of(home, settings, task) as store, store.lock():
+        yield store
+
+
+def store_of(home: Path, settings: Settings | None, task: str = "default") -> TraceStore:
+    """The same without a lock, to read from and to append to."""
+    url = os.environ.get(DATABASE_URL, "")
+    remote = url.startswith(("postgres://", "postgresql://", "postgresql+"))
+    if settings is not None:
+        remote, task = settings.store == "postgresql", settings.task
+        if remote and not url:
+            raise ConfigError(f"{home}: its traces are in PostgreSQL: set {DATABASE_URL} to the URL of the database")
+    home.mkdir(parents=True, exist_ok=True)
+    store = TraceStore.open(url, task=task, copy=home / COPY) if remote else TraceStore.open(home, task=task)
+    if settings is not None and settings.store_id not in ("", store.store_id):
+        store.close()
+        raise StoreError(f"{store.url}: is another trace store than the one that {home} was fitted on")
+    return store
+
+
+def _recover(home: Path) -> None:
+    """Activate what was decided for when a process died: the decision stands in the settings, the pointer follows."""
+    settings = Settings.read(home)
+    if settings is None or settings.pending is None:
+        return
+    registry = PolicyRegistry(home)
+    if settings.pending in registry.versions() and registry.active_version() != settings.pending:
+        registry.activate(settings.pending, event="promote", note="finished what a process that died had decided")
+        log.warning("policy %s is promoted: the process that decided so died before it could", settings.pending)
+    replace(settings, pending=None).write(home)

@@ -1,0 +1,62 @@
+"""Policy lines: whose labels the traces carry, and what a change of that means.
+
+A policy imitates one teacher under one prompt. Labels of another are another task: they start a line of their own, with
+its own ledger, and are not mixed with the old ones unless somebody says that they may.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from tracer.flywheel.settings import Fingerprint, Line, Settings
+from tracer.types import Dataset
+
+
+def fingerprints_of(dataset: Dataset) -> Counter[Fingerprint]:
+    """How many traces each teacher and prompt labelled."""
+    return Counter(map(Fingerprint, dataset.teachers, dataset.prompts))
+
+
+def line_for_fit(before: Settings | None, found: Iterable[Fingerprint], labels: Sequence[str] | None) -> Line:
+    """The line of a fit: the one in force where teachers, prompts and declared labels are the same, else a new one."""
+    fingerprints, declared = tuple(dict.fromkeys(found)), None if labels is None else tuple(labels)
+    if before is None:
+        return Line(1, fingerprints, declared)
+    line = before.line
+    if set(fingerprints) & set(line.fingerprints) and declared == line.labels:
+        return replace(line, fingerprints=tuple(dict.fromkeys((*line.fingerprints, *fingerprints))))
+    return Line(max(known.number for known in before.lines) + 1, fingerprints, declared)
+
+
+def line_for_update(
+    settings: Settings, new: Counter[Fingerprint], labels: Sequence[str] | None, *, accept: bool
+) -> Line:
+    """The line that an update continues, by the new traces: the one in force, an earlier one, or a new one.
+
+    Where most new traces come from teachers or prompts that the line in force does not know, the task has changed:
+    their line begins, or is taken up again. A few that trail behind are left out. ``accept`` takes them all in.
+    """
+    line, declared = settings.line, settings.line.labels if labels is None else tuple(labels)
+    foreign = Counter({f: n for f, n in new.items() if f not in line.fingerprints})
+    if accept:
+        return replace(line, fingerprints=(*line.fingerprints, *foreign), labels=declared)
+    if declared == line.labels and foreign.total() * 2 <= new.total():
+        return line
+    fingerprints = tuple(foreign) if foreign else line.fingerprints
+    for known in reversed(settings.lines):
+        if known.labels == declared and set(fingerprints) & set(known.fingerprints):
+            return replace(known, fingerprints=tuple(dict.fromkeys((*known.fingerprints, *fingerprints))))
+    return Line(max(known.number for known in settings.lines) + 1, fingerprints, declared)
+
+
+def change_statement(old: Line, new: Line) -> str:
+    """Why another line begins, in one sentence."""
+    if old.labels != new.labels and set(new.fingerprints) & set(old.fingerprints):
+        return "The declared labels changed: a new policy line begins, and the teacher answers until it is certified."
+    names = ", ".join(map(str, new.fingerprints[:3]))
+    return (
+        f"Most new traces come from {names}, which policy line {old.number} does not imitate: line {new.number} "
+        f"begins, and the teacher answers until it is certified. --accept-fingerprint learns from both together."
+    )

@@ -1,0 +1,133 @@
+"""What a home folder knows beside its policies: how they were fitted, where its traces are, and its policy lines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from tracer import storage
+from tracer.config import FitConfig
+from tracer.errors import ConfigError
+from tracer.policies.registry import SETTINGS
+
+StoreKind = Literal["sqlite", "postgresql"]
+
+
+class Fingerprint(NamedTuple):
+    """Whose labels they are: the teacher's model and the version of its prompt, as far as the traces say."""
+
+    teacher: str | None
+    prompt: str | None
+
+    def __str__(self) -> str:
+        return f"teacher {self.teacher or '(not named)'}" + (f", prompt {self.prompt}" if self.prompt else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A policy line: all attempts to imitate one task, that is, one teacher under one prompt with one set of labels.
+
+    ``labels`` are the declared ones, None where those seen count. ``attempts`` is the ledger's count. Traces up to
+    number ``decided`` have taken part in an attempt that came to a verdict; those up to ``released`` only train, since
+    fresh ones certify in their place. Audits after number ``watched`` count for the alarm.
+    """
+
+    number: int
+    fingerprints: tuple[Fingerprint, ...]
+    labels: tuple[str, ...] | None = None
+    attempts: int = 0
+    decided: int = 0
+    released: int = 0
+    watched: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Challenger:
+    """A saved version that is not in force and waits for audits after number ``since`` to certify it, at ``level``."""
+
+    version: str
+    attempt: int
+    level: float
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``settings.json``: the config and the embedder's name for the next update, the store, and the policy lines.
+
+    The last line is the one in force. ``store_id`` tells another database under the same URL. ``pending`` is a version
+    that was decided for and is not yet known to be active: whoever comes next finishes that. ``refit`` says why one is
+    wanted before its time, empty where none is.
+    """
+
+    config: FitConfig
+    embedder: str | None
+    lines: tuple[Line, ...]
+    store: StoreKind = "sqlite"
+    store_id: str = ""
+    task: str = "default"
+    pending: str | None = None
+    refit: str = ""
+    challenger: Challenger | None = None
+
+    @property
+    def line(self) -> Line:
+        """The policy line in force."""
+        return self.lines[-1]
+
+    @property
+    def attempts(self) -> int:
+        """Attempts of the line in force."""
+        return self.line.attempts
+
+    def with_line(self, line: Line) -> Settings:
+        """The same with this line in force: the newest state of it, or a new one, or an old one taken up again."""
+        others = tuple(known for known in self.lines if known.number != line.number)
+        return replace(self, lines=(*others, line))
+
+    def write(self, home: Path) -> None:
+        """Write ``settings.json`` atomically."""
+        lines = [
+            {
+                "number": line.number, "fingerprints": [list(f) for f in line.fingerprints],
+                "labels": None if line.labels is None else list(line.labels), "attempts": line.attempts,
+                "decided": line.decided, "released": line.released, "watched": line.watched,
+            }
+            for line in self.lines
+        ]  # fmt: skip
+        content = {
+            "config": self.config.as_dict(), "embedder": self.embedder, "lines": lines,
+            "store": self.store, "store_id": self.store_id, "task": self.task, "pending": self.pending,
+            "refit": self.refit, "challenger": None if self.challenger is None else asdict(self.challenger),
+        }  # fmt: skip
+        storage.write_atomic(home / SETTINGS, json.dumps(content, indent=1).encode())
+
+    @classmethod
+    def read(cls, home: Path) -> Settings | None:
+        """Settings of a home folder; None where nothing was fitted. Raises ConfigError for a damaged file."""
+        path = home / SETTINGS
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            lines = tuple(_line(values) for values in content["lines"])
+            if not lines or content["store"] not in ("sqlite", "postgresql"):
+                raise ValueError(f"lines = {content['lines']!r}, store = {content['store']!r}")
+            return cls(
+                FitConfig.from_dict(content["config"]), content["embedder"], lines,
+                content["store"], str(content["store_id"]), str(content["task"]), content["pending"],
+                str(content["refit"]), None if content["challenger"] is None else Challenger(**content["challenger"]),
+            )  # fmt: skip
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+def _line(values: dict[str, Any]) -> Line:
+    labels = values["labels"]
+    return Line(
+        int(values["number"]), tuple(Fingerprint(*pair) for pair in values["fingerprints"]),
+        None if labels is None else tuple(labels), int(values["attempts"]), int(values["decided"]),
+        int(values["released"]), int(values["watched"]),
+    )  # fmt: skip

@@ -1,0 +1,300 @@
+"""update: new traces, or those that routing recorded, to a verdict, and to what becomes of the policy in force.
+
+What is new is stored first, so that nothing is lost whatever comes after. Then the attempt counts, the challenger and
+the policy in force are tested, and the decision is written before ``ACTIVE`` moves: after a crash, the next one finishes
+it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer import pipeline, storage
+from tracer.config import FitConfig
+from tracer.errors import EmbedderError, NothingNewError, TraceError
+from tracer.features.dense import Embedder
+from tracer.flywheel.committing import explain, leave, safer, save, saved, warm_start
+from tracer.flywheel.deciding import Decision, OnRefusal, check_choice, decide
+from tracer.flywheel.fitting import attempting, embed_stored, records_of, silent
+from tracer.flywheel.homes import CACHE, HOME, locked, opened
+from tracer.flywheel.lines import change_statement, fingerprints_of, line_for_update
+from tracer.flywheel.reading import Traces, embed_dataset, encoder_of, read
+from tracer.flywheel.settings import Challenger, Line, Settings
+from tracer.learning.crossfit import Progress
+from tracer.pipeline import Certified, Encodings, Outcome, Refused, Verdict
+from tracer.pipeline.verdicts import Update
+from tracer.policies.policy import Policy
+from tracer.policies.registry import PolicyRegistry
+from tracer.stats import binomial, testing
+from tracer.traces.rooms import assign_rooms
+from tracer.traces.store import Appended, TraceStore, check_fits
+from tracer.types import Dataset, LabelSpace, Trace
+
+log = logging.getLogger("tracer.flywheel")
+
+FRESH_ENOUGH = 5.0
+"""Fresh shadow traces that certify alone, as a multiple of the fewest with which the exact test could ever pass."""
+
+
+def update(
+    traces: Traces | None = None,
+    *,
+    texts: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+    embeddings: str | Path | NDArray[np.floating] | None = None,
+    embedder: Embedder | str | None = None,
+    label_set: Sequence[str] | None = None,
+    home: str | Path = HOME,
+    on_refusal: OnRefusal = "keep",
+    accept_fingerprint: bool = False,
+    reader: Mapping[str, Any] | None = None,
+    records: Sequence[Trace] | None = None,
+    progress: Progress = silent,
+    now: datetime | None = None,
+) -> Verdict:
+    """Store new traces, refit with the settings of the last fit, and gate again; without any, learn from what was
+    recorded since.
+
+    The challenger is tested on fresh shadow traces where there are enough of them (``FRESH_ENOUGH``); those that
+    certified before then train. Otherwise it is tested on older ones too, which its certificate says. The policy in
+    force is tested again on fresh ones alone, and stays where the challenger handles no more, and where it is neither
+    renewed nor refuted. A refusal keeps it (``on_refusal="keep"``) or falls back to the teacher (``"teacher"``).
+
+    Where most new traces come from another teacher or prompt, or ``label_set`` declares other labels, a new policy line
+    begins and the teacher answers; ``accept_fingerprint`` learns from both together.
+
+    ``Verdict.update`` says what became of it. Raises NothingNewError where there is no trace that the last attempt
+    did not see; TracerError subclasses for bad input. Stored traces stay stored.
+    """
+    check_choice(on_refusal)
+    folder = Path(home)
+    if Settings.read(folder) is None:
+        raise TraceError(f"{folder}: nothing was fitted here yet; run `tracer fit` first")
+    with locked(folder):
+        before = Settings.read(folder)
+        if before is None:
+            raise TraceError(f"{folder}: its settings went away")
+        encoder, spec = encoder_of(embedder if embedder is not None else before.embedder, folder / CACHE)
+        with opened(folder, before) as store:
+            appended = None
+            if any(given is not None for given in (traces, texts, labels, embeddings)):
+                new, trace_log = read(traces, texts=texts, labels=labels, embeddings=embeddings, reader=reader)
+                appended = _append(
+                    store, new, records_of(traces, trace_log, records), encoder, before.config, progress, now
+                )
+                storage.step("update.traces-stored")
+            settings = _on_its_line(folder, store, before, label_set, now, accept=accept_fingerprint)
+            job = _Job(folder, store, replace(settings, embedder=spec or settings.embedder), encoder, progress, now)
+            return job.run(appended, on_refusal)
+
+
+def enough_fresh(config: FitConfig, attempts: int) -> int:
+    """Fresh shadow traces from which on the next attempt, after so many, is made on them alone."""
+    level = testing.spending(config.delta, attempts + 1) if config.ledger == "lifetime" else config.delta
+    return int(FRESH_ENOUGH * binomial.n_min(config.target, level / len(config.targets)))
+
+
+def fresh_shadow(dataset: Dataset, config: FitConfig, decided: int) -> int:
+    """Shadow traces after number ``decided``: one a group, audits and hashed ones."""
+    if not len(dataset) or dataset.numbers[-1] <= decided:
+        return 0
+    try:
+        share = config.shadow_share_for(dataset.n_units)
+        return len(assign_rooms(dataset, shadow_share=share, split=config.split, released=decided).shadow)
+    except TraceError:  # one of the rooms is empty
+        return 0
+
+
+def _append(
+    store: TraceStore,
+    new: Dataset,
+    records: Sequence[Trace] | None,
+    encoder: Embedder | None,
+    config: FitConfig,
+    progress: Progress,
+    now: datetime | None,
+) -> Appended:
+    facts = store.facts()
+    wanted = bool(facts.embedders)
+    if wanted or new.dense is None:
+        new, _ = embed_dataset(new, encoder, config, progress, wanted=wanted)
+    if wanted and new.dense is None:
+        raise TraceError("only the stored traces have embeddings: give them for both, or for neither")
+    check_fits(facts, new)
+    return store.append(new, records=records, recorded_at=now)
+
+
+def _on_its_line(
+    home: Path,
+    store: TraceStore,
+    settings: Settings,
+    label_set: Sequence[str] | None,
+    now: datetime | None,
+    *,
+    accept: bool,
+) -> Settings:
+    """The settings on the policy line that the new traces belong to; on another one, the teacher takes over."""
+    everything = store.load()
+    new = everything.take(np.flatnonzero(everything.numbers > settings.line.decided))
+    line = line_for_update(settings, fingerprints_of(new), label_set, accept=accept)
+    if line == settings.line:
+        return settings
+    if line.number != settings.line.number:
+        statement = change_statement(settings.line, line)
+        log.warning("%s", statement)
+        line = replace(line, watched=store.through())
+        registry = PolicyRegistry(home)
+        if registry.active_version() is not None:
+            registry.activate(None, event="new line", note=statement, now=now)
+        storage.step("update.line-begun")
+    changed = replace(settings.with_line(line), challenger=None, pending=None)
+    changed.write(home)
+    return changed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """One attempt in a locked home."""
+
+    home: Path
+    store: TraceStore
+    settings: Settings
+    encoder: Embedder | None
+    progress: Progress
+    now: datetime | None
+
+    def run(self, appended: Appended | None, on_refusal: OnRefusal) -> Verdict:
+        config, line = self.settings.config, self.settings.line
+        dataset = self._dataset(line)
+        if not len(dataset) or dataset.numbers[-1] <= line.decided:
+            known = appended.n_known if appended is not None else len(dataset)
+            raise NothingNewError(f"all {known:,} traces are known here already: there is nothing to learn from them")
+        dataset, encodings = self._embedded(dataset)
+        attempt = line.attempts + 1
+        released, decided = line.released, line.decided
+        if fresh_shadow(dataset, config, decided) >= enough_fresh(config, line.attempts):
+            released = decided
+        registry = PolicyRegistry(self.home)
+        incumbent = self._incumbent(registry)
+        begun = self.settings.with_line(replace(line, attempts=attempt))
+        with attempting(self.home, self.settings, begun):
+            outcome = pipeline.refit(
+                dataset, config, warm=warm_start(self.home), progress=self.progress, now=self.now, attempt=attempt,
+                parent=incumbent.version if incumbent else None, encodings=encodings, released=released, decided=decided,
+                incumbent=incumbent,
+            )  # fmt: skip
+        decision = self._decision(outcome, incumbent, on_refusal)
+        line = replace(line, attempts=attempt, decided=int(dataset.numbers[-1]), released=released)
+        verdict = self._commit(registry, outcome, decision, line, incumbent)
+        active = registry.active_version()
+        added, known = (appended.n_added, appended.n_known) if appended is not None else (0, 0)
+        done = Update(
+            added, known, *decision, active, outcome.standing, released=released > self.settings.line.released
+        )
+        verdict = replace(verdict, update=done)
+        leave(self.home, outcome.warm)
+        explain(self.home, verdict, dataset, config, incumbent.version if incumbent else None)
+        return verdict
+
+    def _dataset(self, line: Line) -> Dataset:
+        labels = LabelSpace(line.labels, declared=True) if line.labels is not None else None
+        return self.store.load(fingerprints=line.fingerprints, labels=labels)
+
+    def _embedded(self, dataset: Dataset) -> tuple[Dataset, Encodings | None]:
+        facts = self.store.facts()
+        if not facts.embedders:
+            return dataset, None
+        if self.encoder is None:
+            if dataset.dense is None:
+                missing = facts.n - facts.n_embedded
+                raise EmbedderError(f"{missing:,} stored traces have no embedding: name the embedder of the others")
+            return dataset, None
+        return embed_stored(self.store, dataset, self.encoder, self.settings.config, self.progress)
+
+    def _incumbent(self, registry: PolicyRegistry) -> Policy | None:
+        return registry.load() if registry.active_version() is not None else None
+
+    def _decision(self, outcome: Outcome, incumbent: Policy | None, on_refusal: OnRefusal) -> Decision:
+        verdict = outcome.verdict
+        weaker = isinstance(verdict, Certified) and verdict.certificate.guarantee == "estimated"
+        if weaker and incumbent is not None and incumbent.certificate.guarantee == "certified":
+            return Decision(
+                "keep", f"policy {incumbent.version} is certified, and this one an estimate until audits are in"
+            )
+        return decide(verdict, outcome.standing, on_refusal)
+
+    def _commit(
+        self, registry: PolicyRegistry, outcome: Outcome, decision: Decision, line: Line, incumbent: Policy | None
+    ) -> Verdict:
+        """Versions, then the decision, then the pointer."""
+        spec, through = self.settings.embedder, self.store.through()
+        verdict = saved(registry, outcome.verdict, spec)
+        target: str | None = incumbent.version if incumbent is not None else None
+        if decision.action == "promote" and isinstance(verdict, Certified):
+            target = verdict.policy.version
+        elif decision.action == "renew" and outcome.standing is not None and incumbent is not None:
+            target = _renewed(registry, incumbent, outcome, self.now).version
+        elif decision.action == "demote" and incumbent is not None:
+            lower = safer(registry, incumbent, self.now)
+            target = lower.version if lower is not None else None
+        elif decision.action == "teacher":
+            target = None
+        line, challenger = self._challenger(registry, verdict, line, target, through)
+        if decision.action == "demote":
+            line = replace(line, watched=through)
+        storage.step("update.policies-saved")
+        after = replace(self.settings.with_line(line), pending=target, refit="", challenger=challenger)
+        after.write(self.home)
+        storage.step("update.decided")
+        self._activate(registry, decision, target, line)
+        storage.step("update.activated")
+        replace(after, pending=None).write(self.home)
+        return verdict
+
+    def _challenger(
+        self, registry: PolicyRegistry, verdict: Verdict, line: Line, target: str | None, through: int
+    ) -> tuple[Line, Challenger | None]:
+        """A version that waits for audits: a refused candidate where the teacher is alone, or an estimate in its turn.
+
+        It is an attempt of its own: what certifies it later spends its share of delta now.
+        """
+        policy: Policy | None = None
+        if isinstance(verdict, Certified) and verdict.certificate.guarantee == "estimated":
+            policy = verdict.policy
+        elif isinstance(verdict, Refused) and verdict.challenger is not None and target is None:
+            policy = save(registry, verdict.challenger, self.settings.embedder)
+        if policy is None:
+            keep = self.settings.challenger if isinstance(verdict, Refused) else None
+            return line, keep
+        config, attempt = self.settings.config, line.attempts + 1
+        level = testing.spending(config.delta, attempt) if config.ledger == "lifetime" else config.delta
+        return replace(line, attempts=attempt), Challenger(policy.version, attempt, level, through)
+
+    def _activate(self, registry: PolicyRegistry, decision: Decision, target: str | None, line: Line) -> None:
+        if target != registry.active_version():
+            registry.activate(target, event=decision.action, note=decision.reason, now=self.now)
+        else:
+            registry.record(
+                decision.action,
+                note=decision.reason,
+                now=self.now,
+                attempt=line.attempts,
+                line=line.number,
+                version=target,
+            )
+
+
+def _renewed(registry: PolicyRegistry, incumbent: Policy, outcome: Outcome, now: datetime | None) -> Policy:
+    """The policy in force with its new certificate, as a version of its own."""
+    renewed = outcome.standing.certificate if outcome.standing is not None else None
+    certificate = renewed or incumbent.certificate
+    stamp = incumbent.created if now is None else now.isoformat(timespec="seconds")
+    return registry.save(replace(incumbent, certificate=certificate, parent=incumbent.version, created=stamp))
