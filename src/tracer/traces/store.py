@@ -1,200 +1,345 @@
-"""Door 1, in files: the traces of a home folder as numbered snapshots.
+"""Door 1: the traces of a task, append-only and in order, in SQLite or in PostgreSQL.
 
-A snapshot holds the traces and their embeddings together, written beside and renamed, so they never fall out of
-step; the newest one counts. The layout is documented in ``docs/operations.md``.
+An append is one transaction, and the same one again adds nothing: what it returned for is on disk. Numbers rise in the
+order in which rows become visible, so that "all up to number n" is a snapshot that never changes, unless traces are
+forgotten. The layout is documented in ``docs/operations.md``.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Literal
 
 import numpy as np
+import sqlalchemy as sa
 from numpy.typing import NDArray
+from sqlalchemy.engine import Connection
 
-from tracer import storage
-from tracer.errors import TraceError
-from tracer.types import GENERATED, Dataset, EmbedderIdentity, LabelSpace
+from tracer.errors import ConfigError, StoreError, TraceError, TracerError
+from tracer.traces import columns, forgetting
+from tracer.traces.database import Database
+from tracer.traces.escaping import escaped, unescaped
+from tracer.traces.facts import Appended, Fingerprint, Forgotten, StoreFacts, Traffic, check_fits
+from tracer.traces.reading import Reader
+from tracer.traces.rows import batch_of, trace_of
+from tracer.traces.schema import embedders, traces, traffic, vectors
+from tracer.traces.writing import Writer, fingerprints_of
+from tracer.types import Dataset, EmbedderIdentity, Int64, LabelSpace, Origin, Trace
 
-_SNAPSHOT = re.compile(r"t\d{6}")
-_TRACES, _EMBEDDINGS, _META = "traces.jsonl", "embeddings.npy", "meta.json"
-_KEPT = 2
+__all__ = ["Appended", "Fingerprint", "Forgotten", "StoreFacts", "TraceStore", "Traffic", "check_fits"]
 
-
-@dataclass(frozen=True, slots=True)
-class Merge:
-    """What a merge did: traces added, ids already known, and known ids that came with another label."""
-
-    dataset: Dataset
-    n_added: int
-    n_known: int
-    relabelled: tuple[str, ...]
+COPY = "columns"
+"""Folder in a home with the local copy that fits read (see ``columns``); it may be deleted at any time."""
+_TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PAGE = 1_000
+_ROUTED = frozenset({"bootstrap", "imported"})
+"""Origins of traces that came from a log; all others were recorded while routing."""
 
 
 class TraceStore:
-    """Snapshots under ``home/traces``."""
+    """The traces of one task. Use ``open``; threads, forks and other processes may share what it opens."""
 
-    def __init__(self, home: str | Path) -> None:
-        self.folder = Path(home) / "traces"
+    def __init__(self, database: Database, task: str, copy: Path | None) -> None:
+        self._database, self.task, self.copy = database, task, copy
+        self.url = database.url
+        self.kind: Literal["sqlite", "postgresql"] = "sqlite" if database.is_sqlite else "postgresql"
+        self.store_id, self._task = database.setup(task)
 
-    def snapshots(self) -> tuple[str, ...]:
-        """Complete snapshots, oldest first."""
-        if not self.folder.is_dir():
-            return ()
-        return tuple(sorted(p.name for p in self.folder.iterdir() if _SNAPSHOT.fullmatch(p.name)))
+    @classmethod
+    def open(
+        cls,
+        where: str | Path,
+        *,
+        task: str = "default",
+        copy: str | Path | None = None,
+        wait_s: float = 60.0,
+    ) -> TraceStore:
+        """Open the store of a home folder (``traces.sqlite``), or of a ``postgresql://`` URL; made where there is none.
+
+        ``copy`` is a folder for the local columnar copy, ``columns`` in a home folder by default; without one, each
+        ``load`` reads the database. ``wait_s`` is how long a writer waits for another one. Raises StoreError, without
+        the password of the URL; MissingExtraError where psycopg is not installed.
+        """
+        if not _TASK.fullmatch(task):
+            raise ConfigError(f"task = {task!r}: up to 100 letters, digits, dots, dashes and underscores")
+        database = Database.open(where, wait_s)
+        if copy is None and database.is_sqlite:
+            copy = Path(where) / COPY
+        return cls(database, task, None if copy is None else Path(copy) / task)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._database.engine.dispose()
+
+    def __enter__(self) -> TraceStore:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"TraceStore({self.url!r}, task={self.task!r})"
+
+    # Writing.
+
+    def append(
+        self,
+        traces: Dataset | Sequence[Trace],
+        *,
+        records: Sequence[Trace] | None = None,
+        dense: NDArray[np.floating] | None = None,
+        embedder: EmbedderIdentity | None = None,
+        recorded_at: datetime | None = None,
+    ) -> Appended:
+        """Add traces in one transaction; when it returns they are on disk. Known ids are left as they are.
+
+        ``records`` (n,) are the traces of a Dataset: they bring usage, metadata and what the policy said. ``dense``
+        (n, d) are vectors of a sequence of traces. Made-up ids that are taken are made new, unless all of them are:
+        then the same log is being read again. Raises TraceError for traces that do not fit the stored ones, before
+        anything is written.
+        """
+        batch = batch_of(traces, records, dense, embedder, recorded_at)
+        with self._writing() as writer:
+            return writer.append(batch)
+
+    def replace(
+        self,
+        dataset: Dataset,
+        *,
+        records: Sequence[Trace] | None = None,
+        recorded_at: datetime | None = None,
+        routed: bool = False,
+    ) -> Appended:
+        """These traces instead of all stored ones, in one transaction. What was forgotten stays so.
+
+        Raises StoreError where traces were recorded while routing, which no log brings back, unless ``routed``.
+        """
+        batch = batch_of(dataset, records, recorded_at=recorded_at)
+        with self._writing() as writer:
+            recorded = {o: n for o, n in self._origins(writer.connection).items() if o not in _ROUTED}
+            if recorded and not routed:
+                what = ", ".join(f"{n:,} {origin}" for origin, n in sorted(recorded.items()))
+                raise StoreError(
+                    f"{self.url}: holds traces that were recorded while routing ({what}); add to them instead"
+                )
+            writer.clear()
+            done = writer.append(batch)
+        self._drop_copy()
+        return done
+
+    def add_vectors(
+        self, numbers: Sequence[int] | Int64, dense: NDArray[np.floating], embedder: EmbedderIdentity
+    ) -> int:
+        """Store vectors (n, d) of the rows with these numbers; how many were new. Rows that went away are left out."""
+        with self._writing() as writer:
+            return writer.add_vectors([int(number) for number in numbers], dense, embedder)
+
+    def forget(
+        self,
+        *,
+        ids: Collection[str] = (),
+        texts: Collection[str] = (),
+        containing: str | None = None,
+        matching: re.Pattern[str] | None = None,
+        before: datetime | None = None,
+        dry_run: bool = False,
+    ) -> Forgotten:
+        """Remove the traces that any of these picks, with their vectors, for good; see ``forgetting``."""
+        wanted = forgetting.Wanted.of(ids, texts, containing, matching, before)
+        if dry_run:
+            with self._database.reading() as connection:
+                return forgetting.find(connection, self._task, wanted)
+        with self._writing() as writer:
+            found = forgetting.find(writer.connection, self._task, wanted)
+            forgetting.remove(writer, found, wanted)
+        self._drop_copy()
+        forgetting.scrub(self._database)
+        return found
+
+    def tally(
+        self, policy: str | None, started: float, seconds: float, n: int, facts: Mapping[str, int | Mapping[str, int]]
+    ) -> None:
+        """Record counts of ``n`` requests in the ``seconds`` from ``started``: no text, no row of a request."""
+        content = json.dumps(dict(facts))
+        row = {"task": self._task, "policy": None if policy is None else escaped(policy), "facts": content}
+        with self._database.writing() as connection:
+            connection.execute(sa.insert(traffic), row | {"started": started, "seconds": seconds, "n": n})
+
+    # Reading.
 
     def count(self) -> int:
-        """Traces in the newest snapshot; 0 where there is none."""
-        names = self.snapshots()
-        if not names:
-            return 0
-        try:
-            return int(json.loads((self.folder / names[-1] / _META).read_text(encoding="utf-8"))["n"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TraceError(f"{self.folder / names[-1]}: the snapshot cannot be read: {error}") from error
+        """Traces of the task."""
+        with self._database.reading() as connection:
+            return self._count(connection)
 
-    def load(self) -> Dataset:
-        """The newest snapshot. Raises TraceError where there is none, or where it cannot be read."""
-        names = self.snapshots()
-        if not names:
-            raise TraceError(f"{self.folder}: no traces are stored here; run `tracer fit` first")
-        folder = self.folder / names[-1]
-        try:
-            meta = json.loads((folder / _META).read_text(encoding="utf-8"))
-            lines = (folder / _TRACES).read_text(encoding="utf-8").split("\n")
-            rows = [json.loads(line) for line in lines if line]
-            dense = np.load(folder / _EMBEDDINGS, allow_pickle=False) if meta["embedder"] else None
-            if len(rows) != meta["n"]:
-                raise TraceError(f"{len(rows)} traces are there, {meta['n']} were written")
-            return _dataset(meta, rows, dense)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TraceError(f"{folder}: the snapshot cannot be read: {error}") from error
+    def through(self) -> int:
+        """The highest number ever given, 0 before the first; it never falls."""
+        with self._database.reading() as connection:
+            return self._reader(connection).head.through
 
-    def save(self, dataset: Dataset) -> str:
-        """Write a new snapshot and drop all but the newest two."""
-        lines = "".join(json.dumps(_row(dataset, i)) + "\n" for i in range(len(dataset)))
-        meta = {
-            "n": len(dataset),
-            "has_texts": dataset.texts is not None,
-            "labels": list(dataset.space.names) if dataset.space.declared else None,
-            "embedder": asdict(dataset.embedder or _unknown(dataset)) if dataset.dense is not None else None,
-        }
-        files = {_TRACES: lines.encode(), _META: json.dumps(meta).encode()}
-        if dataset.dense is not None:
-            buffer = io.BytesIO()
-            np.save(buffer, dataset.dense, allow_pickle=False)
-            files[_EMBEDDINGS] = buffer.getvalue()
+    def facts(self) -> StoreFacts:
+        """What is stored, in counts."""
+        with self._database.reading() as connection:
+            first = sa.select(traces.c.text.is_not(None)).where(traces.c.task == self._task).limit(1)
+            has_texts = connection.execute(first).scalar_one_or_none()
+            origins = self._origins(connection)
+            return StoreFacts(
+                n=sum(origins.values()),
+                origins=origins,
+                has_texts=None if has_texts is None else bool(has_texts),
+                embedders=tuple((maker.identity, maker.n) for maker in self._reader(connection).makers()),
+                fingerprints=fingerprints_of(connection, self._task),
+            )
+
+    def fingerprints(self) -> tuple[Fingerprint, ...]:
+        """Teachers and prompts of the traces, in the order in which they came."""
+        with self._database.reading() as connection:
+            return fingerprints_of(connection, self._task)
+
+    def load(
+        self,
+        *,
+        fingerprints: Collection[tuple[str | None, str | None]] | None = None,
+        through: int | None = None,
+        labels: LabelSpace | None = None,
+    ) -> Dataset:
+        """The traces in the order of their numbers, of these (teacher, prompt) pairs alone, up to a number.
+
+        Embeddings are there where one embedder has made all of them, the newest such. Of rows that the local copy
+        holds nothing is read from the database. Raises TraceError where nothing is stored.
+        """
+        with self._database.reading() as connection:
+            reader = self._reader(connection)
+            dataset = columns.load(reader, self.copy, fingerprints=fingerprints, through=through, labels=labels)
+        if dataset is None:
+            raise TraceError(f"{self.url}: no traces are stored here; run `tracer fit` first")
+        return dataset
+
+    def traces(
+        self,
+        *,
+        origins: Collection[Origin] | None = None,
+        after: int = 0,
+        through: int | None = None,
+        policy: str | None = None,
+    ) -> Iterator[tuple[int, Trace]]:
+        """Numbers and traces in order, of these origins and seen by this policy; read page by page.
+
+        Raises TraceError where the store holds embeddings alone.
+        """
+        wanted = [traces.c.task == self._task]
+        if origins is not None:
+            wanted.append(traces.c.origin.in_(sorted(origins)))
+        if through is not None:
+            wanted.append(traces.c.number <= through)
+        if policy is not None:
+            wanted.append(traces.c.policy == escaped(policy))
+        query = sa.select(traces).where(*wanted).order_by(traces.c.number).limit(_PAGE)
         while True:
-            names = self.snapshots()
-            name = f"t{int(names[-1][1:]) + 1 if names else 1:06d}"
-            if storage.write_folder(self.folder / name, files):
-                break
-        for old in self.snapshots()[:-_KEPT]:
-            shutil.rmtree(self.folder / old, ignore_errors=True)
-        return name
+            with self._database.reading() as connection:
+                page = connection.execute(query.where(traces.c.number > after)).mappings().all()
+            for row in page:
+                if row["text"] is None:
+                    raise TraceError(f"{self.url}: holds embeddings alone; a trace needs a text")
+                yield row["number"], trace_of(dict(row))
+            if len(page) < _PAGE:
+                return
+            after = page[-1]["number"]
 
-
-def merge(old: Dataset, new: Dataset) -> Merge:
-    """Old rows and then the new ones, by id: the first record of an id stays.
-
-    Raises TraceError where one side has texts or embeddings that the other lacks.
-    """
-    if (old.texts is None) != (new.texts is None):
-        raise TraceError("stored and new traces do not fit: one has texts, the other embeddings alone")
-    if (old.dense is None) != (new.dense is None):
-        side = "stored" if new.dense is None else "new"
-        raise TraceError(f"only the {side} traces have embeddings: give them for both, or for neither")
-    if old.dense is not None and new.dense is not None and old.dense.shape[1] != new.dense.shape[1]:
-        raise TraceError(f"stored embeddings have {old.dense.shape[1]} columns, new ones {new.dense.shape[1]}")
-    if old.embedder and new.embedder and old.embedder.digest != new.embedder.digest:
-        raise TraceError(
-            f"stored embeddings were made by {old.embedder.name!r}, the new ones by {new.embedder.name!r}: "
-            f"embed all traces with one embedder and fit anew"
+    def without_vectors(self, embedder: EmbedderIdentity) -> tuple[Int64, tuple[str, ...]]:
+        """Numbers (n,) and texts of the rows that have no vector of this embedder."""
+        same = sa.select(embedders.c.id).where(
+            embedders.c.task == self._task,
+            embedders.c.dimension == embedder.dimension,
+            embedders.c.digest == embedder.digest,
         )
-    known = dict(zip(old.ids, old.labels, strict=True))
-    new = _renamed(new, known)
-    fresh = np.array([i for i, key in enumerate(new.ids) if key not in known], dtype=np.intp)
-    relabelled = [key for key, label in zip(new.ids, new.labels, strict=True) if known.get(key, label) != label]
-    added = new.take(fresh)
-    space = None
-    if old.space.declared or new.space.declared:
-        names = dict.fromkeys(
-            [
-                *(old.space.names if old.space.declared else ()),
-                *(new.space.names if new.space.declared else ()),
-            ]
-        )
-        space = LabelSpace(tuple(names), declared=True)
-    both = Dataset.from_columns(
-        [*old.labels, *added.labels],
-        texts=None if old.texts is None or added.texts is None else [*old.texts, *added.texts],
-        dense=None if old.dense is None or added.dense is None else np.concatenate([old.dense, added.dense]),
-        embedder=old.embedder or new.embedder,
-        space=space,
-        ids=[*old.ids, *added.ids],
-        origins=[*old.origins, *added.origins],
-        groups=[*old.groups, *added.groups],
-        times=np.concatenate([old.times, added.times]),
-        truth=[*old.truth, *added.truth],
-        teachers=[*old.teachers, *added.teachers],
-    )
-    return Merge(both, len(fresh), len(new) - len(fresh), tuple(relabelled))
+        made = sa.exists().where(vectors.c.embedder.in_(same), vectors.c.number == traces.c.number)
+        query = sa.select(traces.c.number, traces.c.text).where(traces.c.task == self._task, ~made)
+        with self._database.reading() as connection:
+            rows = connection.execute(query.order_by(traces.c.number)).all()
+        if any(text is None for _, text in rows):
+            raise TraceError(f"{self.url}: holds embeddings alone; there are no texts to embed")
+        return np.array([number for number, _ in rows], dtype=np.int64), tuple(unescaped(text) for _, text in rows)
 
+    def traffic(self, after: float = 0.0) -> list[Traffic]:
+        """What was tallied from a time on (seconds since the epoch), in order."""
+        query = sa.select(traffic).where(traffic.c.task == self._task, traffic.c.started >= after)
+        with self._database.reading() as connection:
+            rows = connection.execute(query.order_by(traffic.c.started, traffic.c.id)).mappings().all()
+        return [
+            Traffic(
+                None if row["policy"] is None else unescaped(row["policy"]),
+                row["started"],
+                row["seconds"],
+                row["n"],
+                json.loads(row["facts"]),
+            )
+            for row in rows
+        ]
 
-def _renamed(new: Dataset, known: Mapping[str, str]) -> Dataset:
-    """Ids that Tracer made up are made new where they are taken: equal texts in two logs are two requests.
+    # One fitter at a time.
 
-    Unless all of them are taken: then the same log is being read again.
-    """
-    made_up = [key.startswith(GENERATED) for key in new.ids]
-    taken = [made and key in known for made, key in zip(made_up, new.ids, strict=True)]
-    if not any(taken) or sum(taken) == sum(made_up):
-        return new
-    used = {*known, *new.ids}
-    ids = []
-    for key, again in zip(new.ids, taken, strict=True):
-        name, n = key, 2
-        while again and name in used:
-            name, n = f"{key}.{n}", n + 1
-        used.add(name)
-        ids.append(name)
-    return replace(new, ids=tuple(ids))
+    @contextmanager
+    def lock(self, name: str = "fit") -> Iterator[Callable[[], None]]:
+        """Hold a lock that all processes on a PostgreSQL store share; TracerError at once where another holds it.
 
+        On SQLite it does nothing: the home folder's lock serves. Gives a function that raises StoreError where the
+        lock was lost with its connection: call it before what only the holder may do. So does the end of the block.
+        """
+        if self._database.is_sqlite:
+            yield lambda: None
+            return
+        digest = blake2b(f"{self.store_id}\0{self.task}\0{name}".encode(), digest_size=8).digest()
+        key = int.from_bytes(digest, "big", signed=True)
+        with self._database.outside() as connection:
+            # Some servers end sessions that are idle for long, and the lock with them.
+            unlimited = "SELECT set_config('idle_session_timeout', '0', false) FROM pg_settings WHERE name = "
+            connection.exec_driver_sql(unlimited + "'idle_session_timeout'")
+            if not connection.execute(sa.select(sa.func.pg_try_advisory_lock(key))).scalar_one():
+                raise TracerError(f"{self.url}: another process is fitting here; try again when it is done")
 
-def _dataset(meta: dict[str, Any], rows: list[dict[str, Any]], dense: NDArray[np.floating] | None) -> Dataset:
-    declared = meta["labels"]
-    return Dataset.from_columns(
-        [row["label"] for row in rows],
-        texts=[row["text"] for row in rows] if meta["has_texts"] else None,
-        dense=dense,
-        embedder=EmbedderIdentity(**meta["embedder"]) if meta["embedder"] else None,
-        space=LabelSpace(tuple(declared), declared=True) if declared else None,
-        ids=[row["id"] for row in rows],
-        origins=[row["origin"] for row in rows],
-        groups=[row.get("group") for row in rows],
-        times=[float("nan") if row.get("time") is None else row["time"] for row in rows],
-        truth=[row.get("truth") for row in rows],
-        teachers=[row.get("teacher") for row in rows],
-    )
+            def held() -> None:
+                with self._lost():
+                    connection.execute(sa.select(1)).scalar_one()
 
+            yield held
+            with self._lost():
+                connection.execute(sa.select(sa.func.pg_advisory_unlock(key))).scalar_one()
 
-def _row(dataset: Dataset, i: int) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": dataset.ids[i], "label": dataset.labels[i], "origin": dataset.origins[i]}
-    if dataset.texts is not None:
-        row["text"] = dataset.texts[i]
-    optional = {"group": dataset.groups[i], "truth": dataset.truth[i], "teacher": dataset.teachers[i]}
-    row |= {key: value for key, value in optional.items() if value is not None}
-    if not np.isnan(dataset.times[i]):
-        row["time"] = float(dataset.times[i])
-    return row
+    # Within.
 
+    @contextmanager
+    def _writing(self) -> Iterator[Writer]:
+        with self._database.writing() as connection:
+            yield Writer(connection, self.store_id, self._task)
 
-def _unknown(dataset: Dataset) -> EmbedderIdentity:
-    columns = dataset.dense.shape[1] if dataset.dense is not None else 1
-    return EmbedderIdentity("precomputed", columns, "precomputed")
+    @contextmanager
+    def _lost(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            raise StoreError(f"{self.url}: the connection broke, and the lock with it: another may fit here") from error
+
+    def _reader(self, connection: Connection) -> Reader:
+        return Reader(connection, self.store_id, self._task)
+
+    def _drop_copy(self) -> None:
+        if self.copy is not None:
+            columns.drop(self.copy)
+
+    def _count(self, connection: Connection) -> int:
+        query = sa.select(sa.func.count()).select_from(traces).where(traces.c.task == self._task)
+        return int(connection.execute(query).scalar_one())
+
+    def _origins(self, connection: Connection) -> dict[str, int]:
+        query = sa.select(traces.c.origin, sa.func.count()).where(traces.c.task == self._task)
+        return dict(connection.execute(query.group_by(traces.c.origin).order_by(traces.c.origin)).tuples().all())
