@@ -60,7 +60,7 @@ def test_a_fit_leaves_a_version_the_traces_and_the_settings(
     assert registry.versions() == ("v0001",) == (registry.active_version(),)
     assert verdict.policy.version == "v0001"
     assert archive.dump(registry.load()) == archive.dump(verdict.policy)
-    stored = TraceStore(folder).load()
+    stored = TraceStore.open(folder).load()
     assert (stored.ids, stored.texts, stored.labels) == (small_texts.ids, small_texts.texts, small_texts.labels)
     settings = flywheel.Settings.read(folder)
     assert settings is not None
@@ -85,7 +85,7 @@ def test_an_update_merges_by_id_and_promotes(home: Path, more: Dataset, now: dat
     verdict = flywheel.update(more, home=home, now=now)
     assert isinstance(verdict, Certified)
     assert (verdict.policy.version, verdict.policy.parent) == ("v0002", "v0001")
-    stored = TraceStore(home).load()
+    stored = TraceStore.open(home).load()
     assert len(stored) == 750 == len(set(stored.ids))
     assert verdict.report.n_traces == 750
     assert PolicyRegistry(home).active_version() == "v0002"
@@ -112,14 +112,14 @@ def test_a_refusal_keeps_the_policy_or_falls_back(way: Any, home: Path, small_te
     assert isinstance(verdict, Refused)
     assert PolicyRegistry(home).active_version() == ("v0001" if way == "keep" else None)
     assert PolicyRegistry(home).versions() == ("v0001",)
-    assert len(TraceStore(home).load()) == 1200, "the traces are kept: they are true"
+    assert len(TraceStore.open(home).load()) == 1200, "the traces are kept: they are true"
 
 
 def test_a_first_fit_that_is_refused_leaves_the_teacher(small_texts: Dataset, tmp_path: Path) -> None:
     verdict = flywheel.fit(nonsense(small_texts), home=tmp_path / "h", config=LEXICAL)
     assert isinstance(verdict, Refused)
     assert PolicyRegistry(tmp_path / "h").active_version() is None
-    assert len(TraceStore(tmp_path / "h").load()) == 600
+    assert len(TraceStore.open(tmp_path / "h").load()) == 600
 
 
 BAD: dict[str, tuple[Callable[[Dataset, Path], Any], type[TracerError], str]] = {
@@ -168,7 +168,7 @@ def test_a_crash_while_the_traces_are_written_keeps_the_policy_in_force(
         with pytest.raises(OSError, match="no space left"):
             flywheel.update(more, home=home)
     assert PolicyRegistry(home).active_version() == "v0001"
-    assert len(TraceStore(home).load()) == 600
+    assert len(TraceStore.open(home).load()) == 600
     assert Router.load(home).policy is not None
     assert isinstance(flywheel.update(more, home=home), Certified), "and the next update works"
 
@@ -282,7 +282,7 @@ def test_a_fit_with_an_embedder_serves_with_it_and_with_no_other(
     assert verdict.policy.embedder == embedder.identity
     assert verdict.policy.probes is not None
     assert np.array_equal(verdict.policy.probes, embedder.embed(PROBE_TEXTS))
-    stored = TraceStore(folder).load()
+    stored = TraceStore.open(folder).load()
     assert stored.embedder == embedder.identity
     assert messages.texts is not None
     live = messages.texts[700:720]
@@ -298,7 +298,7 @@ def test_a_fit_with_an_embedder_serves_with_it_and_with_no_other(
     with pytest.raises(TraceError, match="only the stored traces have embeddings"):
         flywheel.update(new, home=folder)
     assert PolicyRegistry(folder).versions() == before
-    assert len(TraceStore(folder).load()) == 700
+    assert len(TraceStore.open(folder).load()) == 700
 
 
 def test_given_embeddings_must_be_those_of_the_embedder(small: Dataset, embedder: CallableEmbedder) -> None:
@@ -323,7 +323,7 @@ def test_a_text_with_a_lone_surrogate_is_fitted_and_kept(small_texts: Dataset, t
     texts = ("cut \ud83d emoji", *small_texts.texts[1:])
     verdict = flywheel.fit(replace(small_texts, texts=texts), home=tmp_path / "h", config=LEXICAL)
     assert isinstance(verdict, Certified)
-    assert TraceStore(tmp_path / "h").load().texts == texts
+    assert TraceStore.open(tmp_path / "h").load().texts == texts
 
 
 def test_equal_texts_without_ids_are_new_requests_in_another_log(small_texts: Dataset, tmp_path: Path) -> None:
@@ -339,10 +339,10 @@ def test_equal_texts_without_ids_are_new_requests_in_another_log(small_texts: Da
 
 def test_a_refused_fit_leaves_what_stands(small_texts: Dataset, tmp_path: Path) -> None:
     flywheel.fit(small_texts, target=0.6, features="lexical", home=tmp_path)
-    before = (tmp_path / "ACTIVE").read_text(), TraceStore(tmp_path).load().ids
+    before = (tmp_path / "ACTIVE").read_text(), TraceStore.open(tmp_path).load().ids
     verdict = flywheel.fit(small_texts.take(np.arange(60)), target=0.99, features="lexical", home=tmp_path)
     assert isinstance(verdict, Refused)
-    assert ((tmp_path / "ACTIVE").read_text(), TraceStore(tmp_path).load().ids) == before
+    assert ((tmp_path / "ACTIVE").read_text(), TraceStore.open(tmp_path).load().ids) == before
     settings = flywheel.Settings.read(tmp_path)
     assert settings is not None
     assert (settings.config.target, settings.attempts) == (0.6, 2)

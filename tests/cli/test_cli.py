@@ -100,7 +100,7 @@ def test_fit_show_and_route(log: Path, cut: Dataset, tmp_path: Path) -> None:
     home = tmp_path / "home"
     facts = document("fit", log, "--home", home, "--target", 0.7, "--features", "lexical")
     assert (facts["verdict"], facts["version"], facts["records"], facts["skipped"]) == ("certified", "v0001", 500, [])
-    assert len(TraceStore(home).load()) == 500
+    assert len(TraceStore.open(home).load()) == 500
     shown = document("show", "--home", home)
     assert (shown["version"], shown["active"], shown["versions"]) == ("v0001", True, ["v0001"])
     assert shown["certificate"] == facts["certificate"]

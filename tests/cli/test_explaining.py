@@ -174,7 +174,7 @@ def test_versions_of_two_logs_are_not_compared(home: Path, messages: Dataset) ->
 
 
 def test_ask_twice_asks_keeps_and_goes_on(home: Path) -> None:
-    dataset = TraceStore(home).load()
+    dataset = TraceStore.open(home).load()
     # This teacher answers one label whatever it reads: it agrees with the log as often as that label is there.
     command = python("import sys; sys.stdin.read(); print('billing')")
     facts = document("ask-twice", "-n", 4, "--teacher-command", command, "--home", home)

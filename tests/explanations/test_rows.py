@@ -46,7 +46,7 @@ def rooms_of(dataset: Dataset, n: int, config: FitConfig) -> Rooms:
 
 def test_the_rows_are_those_that_certified_and_the_counts_come_out_again(fitted: Fitted) -> None:
     home, verdict = fitted
-    dataset, policy = TraceStore(home).load(), PolicyRegistry(home).load()
+    dataset, policy = TraceStore.open(home).load(), PolicyRegistry(home).load()
     table = table_of(policy, dataset, settings(home))
     certificate = policy.certificate
     assert ids_digest(table.ids) == certificate.split_digest
@@ -63,7 +63,7 @@ def test_the_rows_are_those_that_certified_and_the_counts_come_out_again(fitted:
 def test_after_an_update_no_version_meets_a_row_it_trained_on(home: Path, messages: Dataset) -> None:
     new = replace(messages.take(np.arange(600, 900)), dense=None, embedder=None)
     flywheel.update(new, home=home)
-    dataset, registry = TraceStore(home).load(), PolicyRegistry(home)
+    dataset, registry = TraceStore.open(home).load(), PolicyRegistry(home)
     assert len(dataset) == 900
     first, last = registry.load("v0001"), registry.load(registry.versions()[-1])
     found = unseen(dataset, settings(home), first, last)
@@ -173,7 +173,7 @@ def small_width(small: Dataset) -> int:
 
 def test_labels_of_the_policy_count_not_those_of_the_log(home: Path) -> None:
     """A label that came later is not learned: it never agrees."""
-    dataset, policy = TraceStore(home).load(), PolicyRegistry(home).load()
+    dataset, policy = TraceStore.open(home).load(), PolicyRegistry(home).load()
     table = table_of(policy, dataset, settings(home))
     assert table.space == policy.space
     wider = dataset.with_space(LabelSpace((*dataset.space.names, "zebra")))

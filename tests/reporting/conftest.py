@@ -76,7 +76,7 @@ def success(fitted: tuple[Path, Certified], messages: Dataset, tmp_path_factory:
     assert policy.parent == before.version == "v0001"
     settings = flywheel.Settings.read(home)
     assert settings is not None
-    stored = TraceStore(home).load()
+    stored = TraceStore.open(home).load()
     previous = PolicyRegistry(home).load("v0001")
     return gather(policy, policy.report, stored, settings.config, previous=previous, pricing=PRICING)
 

@@ -29,7 +29,6 @@ from tracer.policies.registry import OFF, PolicyRegistry
 from tracer.reporting.texts import clean, presentable
 from tracer.serving.router import Router, switched_off
 from tracer.traces.rooms import normalised
-from tracer.traces.store import TraceStore
 from tracer.types import Dataset, Float32
 
 _ROWS = 20
@@ -41,7 +40,7 @@ def stored(home: Path) -> tuple[Dataset, FitConfig]:
     settings = flywheel.Settings.read(home)
     if settings is None:
         raise TraceError(f"{home}: nothing was fitted here yet; run `tracer fit` first")
-    return TraceStore(home).load(), settings.config
+    return flywheel.stored_traces(home, settings), settings.config
 
 
 def explain_text(

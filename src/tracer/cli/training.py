@@ -30,7 +30,6 @@ from tracer.features.sources import embedder_from_name
 from tracer.pipeline import Refused, Verdict
 from tracer.policies.registry import PolicyRegistry
 from tracer.traces.readers import TraceLog
-from tracer.traces.store import TraceStore
 
 _DEFAULTS = FitConfig()
 
@@ -157,7 +156,6 @@ def update(
     with errors_as_exits():
         reader = _reader(input_field, label_field, format, skip_bad)
         dataset, trace_log = flywheel.read(log, embeddings=embeddings, reader=reader)
-        before = TraceStore(home).count()
         with progress_bar(quiet=json) as progress:
             verdict = flywheel.update(
                 dataset,
@@ -166,9 +164,8 @@ def update(
                 on_refusal=cast("flywheel.OnRefusal", on_refusal),
                 progress=progress,
             )
-        if not json:
-            added = verdict.report.n_traces - before
-            out.print(f"{added:,} new traces, {len(dataset) - added:,} known already")
+        if not json and verdict.update is not None:
+            out.print(f"{verdict.update.n_added:,} new traces, {verdict.update.n_known:,} known already")
         _finish(verdict, trace_log, home, json=json)
 
 

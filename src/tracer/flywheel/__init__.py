@@ -9,6 +9,7 @@ from tracer.flywheel.homes import DATABASE_URL as DATABASE_URL
 from tracer.flywheel.homes import HOME as HOME
 from tracer.flywheel.homes import WARM as WARM
 from tracer.flywheel.homes import store_of as store_of
+from tracer.flywheel.homes import stored_traces as stored_traces
 from tracer.flywheel.reading import embed_dataset as embed_dataset
 from tracer.flywheel.reading import encode_names as encode_names
 from tracer.flywheel.reading import read as read

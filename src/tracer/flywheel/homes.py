@@ -14,6 +14,7 @@ from tracer.errors import ConfigError, StoreError
 from tracer.flywheel.settings import Settings
 from tracer.policies.registry import PolicyRegistry
 from tracer.traces.store import COPY, TraceStore
+from tracer.types import Dataset, LabelSpace
 
 log = logging.getLogger("tracer.flywheel")
 
@@ -68,6 +69,14 @@ def store_of(home: Path, settings: Settings | None, task: str = "default") -> Tr
         store.close()
         raise StoreError(f"{store.url}: is another trace store than the one that {home} was fitted on")
     return store
+
+
+def stored_traces(home: Path, settings: Settings) -> Dataset:
+    """The traces of the policy line in force, in the order in which they came."""
+    line = settings.line
+    labels = LabelSpace(line.labels, declared=True) if line.labels is not None else None
+    with store_of(home, settings) as store:
+        return store.load(fingerprints=line.fingerprints, labels=labels)
 
 
 def _recover(home: Path) -> None:

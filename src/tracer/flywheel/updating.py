@@ -1,7 +1,7 @@
 """update: new traces, or those that routing recorded, to a verdict, and to what becomes of the policy in force.
 
-What is new is stored first, so that nothing is lost whatever comes after. Then the attempt counts, the challenger and
-the policy in force are tested, and the decision is written before ``ACTIVE`` moves: after a crash, the next one finishes
+What is new is stored first, so that nothing is lost whatever comes after. Then the attempt counts, challenger and policy
+in force are tested, and the decision is written before ``ACTIVE`` moves: after a crash, the next one finishes
 it.
 """
 
