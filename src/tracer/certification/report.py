@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,8 @@ class FitReport:
 
     ``n_outside`` traces carry a label that is not learned; ``n_most_repeated`` shadow traces share one text.
     ``traces_digest`` says which traces these were, in which order, ``shadow_digest`` which of them were kept from
-    training; rows up to number ``released`` trained although they had certified before.
+    training; rows up to number ``released`` trained although they had certified before. ``predicted``: how often the
+    policy predicts each label on the shadow traces.
     """
 
     config: dict[str, Any]
@@ -85,6 +86,7 @@ class FitReport:
     traces_digest: str = ""
     shadow_digest: str = ""
     released: int = 0
+    predicted: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, without the timings: the same traces and settings give the same bytes."""

@@ -39,7 +39,7 @@ def decide(verdict: Verdict, standing: Standing | None, on_refusal: OnRefusal) -
         return _certified(verdict.certificate, standing)
     if standing is None:
         return Decision("keep", "the gate refused and no policy was in force")
-    if standing.state == "not renewed" and on_refusal == "teacher":
+    if standing.state != "renewed" and on_refusal == "teacher":
         return Decision("teacher", "the gate refused, and on_refusal is 'teacher'")
     action: dict[State, Action] = {"renewed": "renew", "refuted": "demote", "not renewed": "keep"}
     return Decision(action[standing.state], standing.statement())

@@ -20,14 +20,15 @@ from tracer import pipeline, storage
 from tracer.config import FitConfig
 from tracer.errors import StoreError
 from tracer.features.dense import Embedder
-from tracer.flywheel.committing import explain, leave, saved
+from tracer.flywheel.committing import clear_tainted, explain, leave, saved
 from tracer.flywheel.homes import CACHE, HOME, locked, opened
 from tracer.flywheel.lines import fingerprints_of, line_for_fit
 from tracer.flywheel.reading import Traces, embed_dataset, encode_names, encoder_of, read
-from tracer.flywheel.settings import Line, Settings
+from tracer.flywheel.settings import Challenger, Line, Settings
 from tracer.learning.crossfit import Progress
-from tracer.pipeline import Encodings, Refused, Verdict
+from tracer.pipeline import Certified, Encodings, Refused, Verdict
 from tracer.policies.registry import PolicyRegistry
+from tracer.stats import testing
 from tracer.traces.readers import TraceLog
 from tracer.traces.store import TraceStore
 from tracer.types import Dataset, LabelSpace, Trace
@@ -114,7 +115,7 @@ def fit(
                     return outcome.verdict
             after = Settings(config, spec, (line,), store.kind, store.store_id, store.task)
             if before is not None:
-                after = replace(after, lines=before.with_line(line).lines)
+                after = replace(after, lines=before.with_line(line).lines, tainted=before.tainted)
             to_store = None if stored else (dataset, records)
             verdict = _commit(folder, outcome.verdict, store, after, to_store, now, discard=discard)
             leave(folder, outcome.warm)
@@ -155,12 +156,15 @@ def _commit(
     version = None if isinstance(verdict, Refused) else verdict.policy.version
     line = replace(settings.line, decided=store.through(), watched=store.through())
     after = replace(settings.with_line(line), pending=version)
+    if isinstance(verdict, Certified) and verdict.certificate.guarantee == "estimated":
+        level = level_of(settings.config, line.attempts)
+        after = replace(after, challenger=Challenger(verdict.policy.version, line.attempts, level, line.decided))
     after.write(home)
     storage.step("fit.decided")
     if version is not None:
         registry.activate(version, event="fit", now=now)
         storage.step("fit.activated")
-        replace(after, pending=None).write(home)
+        clear_tainted(home, replace(after, pending=None), registry)
     return verdict
 
 
@@ -175,6 +179,11 @@ def records_of(traces: Traces | None, log: TraceLog | None, records: Sequence[Tr
 
 def _declared(dataset: Dataset) -> LabelSpace | None:
     return dataset.space if dataset.space.declared else None
+
+
+def level_of(config: FitConfig, attempt: int) -> float:
+    """What an attempt of a policy line may spend of delta, by the ledger."""
+    return testing.spending(config.delta, attempt) if config.ledger == "lifetime" else config.delta
 
 
 @contextmanager

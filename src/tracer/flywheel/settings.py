@@ -59,7 +59,8 @@ class Settings:
 
     The last line is the one in force. ``store_id`` tells another database under the same URL. ``pending`` is a version
     that was decided for and is not yet known to be active: whoever comes next finishes that. ``refit`` says why one is
-    wanted before its time, empty where none is.
+    wanted before its time, empty where none is. ``tainted`` versions learned from traces that were forgotten since:
+    they are removed once they are not in force. ``calm_rate`` is the audit rate to go back to after a warning.
     """
 
     config: FitConfig
@@ -71,6 +72,8 @@ class Settings:
     pending: str | None = None
     refit: str = ""
     challenger: Challenger | None = None
+    tainted: tuple[str, ...] = ()
+    calm_rate: float | None = None
 
     @property
     def line(self) -> Line:
@@ -101,6 +104,7 @@ class Settings:
             "config": self.config.as_dict(), "embedder": self.embedder, "lines": lines,
             "store": self.store, "store_id": self.store_id, "task": self.task, "pending": self.pending,
             "refit": self.refit, "challenger": None if self.challenger is None else asdict(self.challenger),
+            "tainted": list(self.tainted), "calm_rate": self.calm_rate,
         }  # fmt: skip
         storage.write_atomic(home / SETTINGS, json.dumps(content, indent=1).encode())
 
@@ -117,6 +121,7 @@ class Settings:
                 FitConfig.from_dict(content["config"]), content["embedder"], lines,
                 content["store"], str(content["store_id"]), str(content["task"]), content["pending"],
                 str(content["refit"]), None if content["challenger"] is None else Challenger(**content["challenger"]),
+                tuple(content["tainted"]), content["calm_rate"],
             )  # fmt: skip
         except FileNotFoundError:
             return None

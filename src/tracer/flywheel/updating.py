@@ -1,7 +1,7 @@
 """update: new traces, or those that routing recorded, to a verdict, and to what becomes of the policy in force.
 
-What is new is stored first, so that nothing is lost whatever comes after. Then the attempt counts, challenger and policy
-in force are tested, and the decision is written before ``ACTIVE`` moves: after a crash, the next one finishes
+What is new is stored first, so that nothing is lost whatever comes after. Then the attempt counts, challenger and
+policy in force are tested, and the decision is written before ``ACTIVE`` moves: after a crash, who comes next finishes
 it.
 """
 
@@ -21,9 +21,9 @@ from tracer import pipeline, storage
 from tracer.config import FitConfig
 from tracer.errors import EmbedderError, NothingNewError, TraceError
 from tracer.features.dense import Embedder
-from tracer.flywheel.committing import explain, leave, safer, save, saved, warm_start
+from tracer.flywheel.committing import clear_tainted, explain, leave, recertified, save, saved, warm_start
 from tracer.flywheel.deciding import Decision, OnRefusal, check_choice, decide
-from tracer.flywheel.fitting import attempting, embed_stored, records_of, silent
+from tracer.flywheel.fitting import attempting, embed_stored, level_of, records_of, silent
 from tracer.flywheel.homes import CACHE, HOME, locked, opened
 from tracer.flywheel.lines import change_statement, fingerprints_of, line_for_update
 from tracer.flywheel.reading import Traces, embed_dataset, encoder_of, read
@@ -33,7 +33,7 @@ from tracer.pipeline import Certified, Encodings, Outcome, Refused, Verdict
 from tracer.pipeline.verdicts import Update
 from tracer.policies.policy import Policy
 from tracer.policies.registry import PolicyRegistry
-from tracer.stats import binomial, testing
+from tracer.stats import binomial
 from tracer.traces.rooms import assign_rooms
 from tracer.traces.store import Appended, TraceStore, check_fits
 from tracer.types import Dataset, LabelSpace, Trace
@@ -98,8 +98,8 @@ def update(
 
 def enough_fresh(config: FitConfig, attempts: int) -> int:
     """Fresh shadow traces from which on the next attempt, after so many, is made on them alone."""
-    level = testing.spending(config.delta, attempts + 1) if config.ledger == "lifetime" else config.delta
-    return int(FRESH_ENOUGH * binomial.n_min(config.target, level / len(config.targets)))
+    level = level_of(config, attempts + 1) / len(config.targets)
+    return int(FRESH_ENOUGH * binomial.n_min(config.target, level))
 
 
 def fresh_shadow(dataset: Dataset, config: FitConfig, decided: int) -> int:
@@ -188,8 +188,8 @@ class _Job:
         with attempting(self.home, self.settings, begun):
             outcome = pipeline.refit(
                 dataset, config, warm=warm_start(self.home), progress=self.progress, now=self.now, attempt=attempt,
-                parent=incumbent.version if incumbent else None, encodings=encodings, released=released, decided=decided,
-                incumbent=incumbent,
+                parent=incumbent.version if incumbent else None, encodings=encodings, released=released,
+                decided=decided, incumbent=incumbent,
             )  # fmt: skip
         decision = self._decision(outcome, incumbent, on_refusal)
         line = replace(line, attempts=attempt, decided=int(dataset.numbers[-1]), released=released)
@@ -224,6 +224,8 @@ class _Job:
 
     def _decision(self, outcome: Outcome, incumbent: Policy | None, on_refusal: OnRefusal) -> Decision:
         verdict = outcome.verdict
+        if incumbent is not None and incumbent.version in self.settings.tainted and isinstance(verdict, Certified):
+            return Decision("promote", f"policy {incumbent.version} learned from traces that were forgotten")
         weaker = isinstance(verdict, Certified) and verdict.certificate.guarantee == "estimated"
         if weaker and incumbent is not None and incumbent.certificate.guarantee == "certified":
             return Decision(
@@ -241,22 +243,26 @@ class _Job:
         if decision.action == "promote" and isinstance(verdict, Certified):
             target = verdict.policy.version
         elif decision.action == "renew" and outcome.standing is not None and incumbent is not None:
-            target = _renewed(registry, incumbent, outcome, self.now).version
+            renewed = outcome.standing.certificate or incumbent.certificate
+            target = recertified(registry, incumbent, renewed, self.now).version
         elif decision.action == "demote" and incumbent is not None:
-            lower = safer(registry, incumbent, self.now)
-            target = lower.version if lower is not None else None
+            fallback = outcome.standing.fallback if outcome.standing is not None else None
+            target = None if fallback is None else recertified(registry, incumbent, fallback, self.now).version
         elif decision.action == "teacher":
             target = None
         line, challenger = self._challenger(registry, verdict, line, target, through)
         if decision.action == "demote":
             line = replace(line, watched=through)
         storage.step("update.policies-saved")
-        after = replace(self.settings.with_line(line), pending=target, refit="", challenger=challenger)
+        tainted = self.settings.tainted
+        if incumbent is not None and incumbent.version in tainted and decision.action in ("renew", "demote"):
+            tainted = (*tainted, target or "")  # the same weights under another certificate
+        after = replace(self.settings.with_line(line), pending=target, refit="", challenger=challenger, tainted=tainted)
         after.write(self.home)
         storage.step("update.decided")
         self._activate(registry, decision, target, line)
         storage.step("update.activated")
-        replace(after, pending=None).write(self.home)
+        clear_tainted(self.home, replace(after, pending=None), registry)
         return verdict
 
     def _challenger(
@@ -264,18 +270,19 @@ class _Job:
     ) -> tuple[Line, Challenger | None]:
         """A version that waits for audits: a refused candidate where the teacher is alone, or an estimate in its turn.
 
-        It is an attempt of its own: what certifies it later spends its share of delta now.
+        What certifies it later spends its share of delta now: after a refusal it is an attempt of its own, an estimate
+        has tested nothing yet.
         """
         policy: Policy | None = None
+        attempt = line.attempts
         if isinstance(verdict, Certified) and verdict.certificate.guarantee == "estimated":
             policy = verdict.policy
         elif isinstance(verdict, Refused) and verdict.challenger is not None and target is None:
-            policy = save(registry, verdict.challenger, self.settings.embedder)
+            policy, attempt = save(registry, verdict.challenger, self.settings.embedder), attempt + 1
         if policy is None:
             keep = self.settings.challenger if isinstance(verdict, Refused) else None
             return line, keep
-        config, attempt = self.settings.config, line.attempts + 1
-        level = testing.spending(config.delta, attempt) if config.ledger == "lifetime" else config.delta
+        level = level_of(self.settings.config, attempt)
         return replace(line, attempts=attempt), Challenger(policy.version, attempt, level, through)
 
     def _activate(self, registry: PolicyRegistry, decision: Decision, target: str | None, line: Line) -> None:
@@ -290,11 +297,3 @@ class _Job:
                 line=line.number,
                 version=target,
             )
-
-
-def _renewed(registry: PolicyRegistry, incumbent: Policy, outcome: Outcome, now: datetime | None) -> Policy:
-    """The policy in force with its new certificate, as a version of its own."""
-    renewed = outcome.standing.certificate if outcome.standing is not None else None
-    certificate = renewed or incumbent.certificate
-    stamp = incumbent.created if now is None else now.isoformat(timespec="seconds")
-    return registry.save(replace(incumbent, certificate=certificate, parent=incumbent.version, created=stamp))

@@ -31,7 +31,7 @@ from tracer.policies import archive
 from tracer.policies.policy import Family, FirstStage, Inputs, Policy
 from tracer.stats import testing
 from tracer.traces.rooms import room_keys, traces_digest
-from tracer.types import OUTSIDE
+from tracer.types import OUTSIDE, Int32
 
 _AS_CHEAP = 0.04
 """Difference in predicted cost, as a share of requests, that is taken for noise."""
@@ -61,7 +61,7 @@ def certify(
     weights = WEIGHTS[len(shortlist)]
     shadow = shop.dataset.take(shop.rooms.shadow)
 
-    def enter(contender: Contender, weight: float) -> tuple[Entrant, Policy]:
+    def enter(contender: Contender, weight: float) -> tuple[Entrant, Policy, Int32]:
         # The chain is fixed at the share of delta that it will be tested with.
         plan = proposals.propose(
             *contender.evidence,
@@ -74,11 +74,12 @@ def certify(
         policy = reloaded(draft(shop, contender, stamp, parent))
         staged = policy.score(Inputs.of(shadow.texts, shadow.dense))
         agree = staged.scored.predicted == shadow.y
-        return Entrant(contender.name, contender.family, plan, staged.scored.scores, agree), policy
+        entrant = Entrant(contender.name, contender.family, plan, staged.scored.scores, agree)
+        return entrant, policy, staged.scored.predicted
 
     with ThreadPoolExecutor(n_workers(len(shortlist))) as workers:
         entered = list(workers.map(enter, [contender for contender, _ in shortlist], weights))
-    entrants, policies = [entrant for entrant, _ in entered], [policy for _, policy in entered]
+    entrants, policies = [entrant for entrant, _, _ in entered], [policy for _, policy, _ in entered]
     rules = GateRules(
         promise,
         config.delta,
@@ -98,7 +99,9 @@ def certify(
     certificate = passages[chosen].certificate
     threshold = certificate.threshold if certificate else attempts[chosen].threshold
     table = class_table(shadow, entrants[chosen].scores >= threshold, entrants[chosen].agree, shop.dataset.space)
-    report = _report(shop, config, ranked, attempts, table, level)
+    names = shop.dataset.space.names
+    predicted = Counter(names[code] for code in entered[chosen][2].tolist())
+    report = replace(_report(shop, config, ranked, attempts, table, level), predicted=dict(sorted(predicted.items())))
     if certificate is None:
         plans = [entrant.proposal for entrant in entrants]
         refusal = explain_refusal(

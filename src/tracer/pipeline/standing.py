@@ -33,6 +33,8 @@ class Standing:
     they are too few, or lie in between, and say neither. ``n_fresh`` traces, ``n_handled`` of them handled,
     ``n_agreed`` of those agreed. On all ``n_shadow`` shadow traces of the attempt it handles ``coverage`` of them and
     agrees on ``agreement`` of those, for comparison with its challenger; None where it cannot read the traces.
+    ``certificate`` is the new one of a renewed policy, ``fallback`` the old one of a refuted policy at the next safer
+    threshold that the fresh traces do not speak against; None where there is none.
     """
 
     version: str
@@ -45,6 +47,7 @@ class Standing:
     coverage: float | None
     agreement: float | None
     certificate: Certificate | None = None
+    fallback: Certificate | None = None
     problem: str = ""
 
     def statement(self) -> str:
@@ -86,7 +89,7 @@ def stand(incumbent: Policy, shop: Workshop, config: FitConfig, level: float, at
     share = SHARE * level if promise.allowed(n_fresh, SHARE * level)[n] >= 0 else 0.0
     p = float(promise.p_values(np.array([float(n - n_agreed)]), np.array([float(n)]), n_fresh)[0]) if n_fresh else 1.0
     state: State = "not renewed"
-    certificate = None
+    certificate = fallback = None
     if share and p <= share and n >= config.coverage_floor * n_fresh:
         state = "renewed"
         ladder = _ladder(incumbent, scored.scores[fresh], agree[fresh], promise, share)
@@ -100,11 +103,12 @@ def stand(incumbent: Policy, shop: Workshop, config: FitConfig, level: float, at
             evidence="exact", contract=config.contract,
             handled_floor=promise.handled_floor if config.contract == "overall" else None,
         )  # fmt: skip
-    elif n and _broken(promise.target, n - n_agreed, n if config.contract == "agreement" else n_fresh, attempt):
+    elif n and _broken(promise, n - n_agreed, n, n_fresh, attempt):
         state = "refuted"
+        fallback = _fallback(incumbent.certificate, scored.scores[fresh], agree[fresh], promise)
     return Standing(
         incumbent.version, state, share, n_fresh, n, n_agreed, len(shadow),
-        float(handled.mean()), float(agree[handled].mean()) if handled.any() else None, certificate,
+        float(handled.mean()), float(agree[handled].mean()) if handled.any() else None, certificate, fallback,
     )  # fmt: skip
 
 
@@ -129,7 +133,19 @@ def _never_tested(dataset: Dataset, shadow: Dataset, decided: int) -> Bool:
     return fresh
 
 
-def _broken(target: float, n_disagreed: int, of: int, attempt: int) -> bool:
-    """The exact test of the other side, P(Binomial(of, 1 - target) >= n_disagreed), at its share of `REFUTED_AT`."""
-    p = binomial.p_value(of - n_disagreed, of, 1.0 - target)
+def _fallback(certificate: Certificate, scores: Float64, agree: Bool, promise: Promise) -> Certificate | None:
+    step = certificate.safer()
+    while step is not None:
+        handled = scores >= step.threshold
+        of = int(handled.sum()) if promise.contract == "agreement" else len(scores)
+        if (handled & ~agree).sum() <= (1.0 - promise.target) * of:
+            return step
+        step = step.safer()
+    return None
+
+
+def _broken(promise: Promise, n_disagreed: int, n_handled: int, n_fresh: int, attempt: int) -> bool:
+    """The exact test of the other side, P(Binomial(n, 1 - target) >= n_disagreed), at its share of `REFUTED_AT`."""
+    n = n_handled if promise.contract == "agreement" else n_fresh
+    p = binomial.p_value(n - n_disagreed, n, 1.0 - promise.target)
     return float(p) <= testing.spending(REFUTED_AT, attempt)
