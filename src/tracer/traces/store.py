@@ -342,4 +342,5 @@ class TraceStore:
 
     def _origins(self, connection: Connection) -> dict[str, int]:
         query = sa.select(traces.c.origin, sa.func.count()).where(traces.c.task == self._task)
-        return dict(connection.execute(query.group_by(traces.c.origin).order_by(traces.c.origin)).tuples().all())
+        rows = connection.execute(query.group_by(traces.c.origin).order_by(traces.c.origin))
+        return {str(origin): int(n) for origin, n in rows}

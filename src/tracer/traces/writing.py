@@ -34,7 +34,10 @@ class Writer:
     def append(self, batch: Batch) -> Appended:
         """Add the rows that are not known and were not forgotten; the first record of an id stays."""
         asked = len(batch.rows)
-        batch = batch.take(list({row["id"]: i for i, row in reversed(list(enumerate(batch.rows)))}.values())[::-1])
+        first: dict[str, int] = {}
+        for i, row in enumerate(batch.rows):
+            first.setdefault(row["id"], i)
+        batch = batch.take(list(first.values()))
         self._check(batch)
         keys = [key_of(self.store, row["id"]) for row in batch.rows]
         known, gone = self._known(keys), self._gone(keys)
