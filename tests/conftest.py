@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import postgres as postgresql
 from tracer import data, flywheel
 from tracer.config import FitConfig
 from tracer.features.dense import CallableEmbedder
@@ -151,3 +152,21 @@ def live_texts(messages: Dataset) -> Sequence[str]:
     """2,050 messages that no fixture was trained on."""
     assert messages.texts is not None
     return messages.texts[600:]
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The URL of a real PostgreSQL that is the tests' own; without its programs the tests fail, and say what to do."""
+    try:
+        postgresql.programs()
+    except RuntimeError as error:
+        pytest.fail(str(error), pytrace=False)
+    with postgresql.cluster() as url:
+        yield url
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[str]:
+    """The URL of a fresh database."""
+    with postgresql.database(postgres_url) as url:
+        yield url

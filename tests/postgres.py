@@ -49,10 +49,8 @@ def cluster() -> Iterator[str]:
         secret = folder / "secret"
         secret.write_text(PASSWORD, encoding="utf-8")
         secret.chmod(0o644)
-        run(
-            str(bin_ / "initdb"), "-D", str(data), "-U", USER, "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8",
-            "--no-locale",
-        )  # fmt: skip
+        login = ("-U", USER, "-A", "scram-sha-256", f"--pwfile={secret}")
+        run(str(bin_ / "initdb"), "-D", str(data), *login, "-E", "UTF8", "--no-locale")
         start = ("-D", str(data), "-l", str(folder / "log"), "-o", options, "-w", "-t", "60", "start")
         run(str(bin_ / "pg_ctl"), *start)
         try:

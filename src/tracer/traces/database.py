@@ -233,8 +233,8 @@ def _prepare(connection: Connection, url: str, task: str) -> tuple[str, int]:
         if encoding != "UTF8":
             raise StoreError(f"{url}: the database's encoding is {encoding}, it must be UTF8")
     schema.tables.create_all(connection)
-    rows = connection.execute(sa.select(schema.meta.c.name, schema.meta.c.value)).all()
-    facts: dict[str, str] = {row.name: row.value for row in rows}
+    rows = connection.execute(sa.select(schema.meta.c.name, schema.meta.c.value))
+    facts = {str(name): str(value) for name, value in rows}
     if not facts:
         facts = {"schema": schema.SCHEMA, "store": uuid.uuid4().hex}
         connection.execute(sa.insert(schema.meta), [{"name": name, "value": value} for name, value in facts.items()])

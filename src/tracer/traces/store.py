@@ -342,5 +342,5 @@ class TraceStore:
 
     def _origins(self, connection: Connection) -> dict[str, int]:
         query = sa.select(traces.c.origin, sa.func.count()).where(traces.c.task == self._task)
-        rows = connection.execute(query.group_by(traces.c.origin).order_by(traces.c.origin)).all()
-        return {row[0]: row[1] for row in rows}
+        rows = connection.execute(query.group_by(traces.c.origin).order_by(traces.c.origin))
+        return {str(origin): int(n) for origin, n in rows}

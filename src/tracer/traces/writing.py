@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection
 
 from tracer.errors import FeatureError
@@ -33,7 +34,10 @@ class Writer:
     def append(self, batch: Batch) -> Appended:
         """Add the rows that are not known and were not forgotten; the first record of an id stays."""
         asked = len(batch.rows)
-        batch = batch.take(list({row["id"]: i for i, row in reversed(list(enumerate(batch.rows)))}.values())[::-1])
+        first: dict[str, int] = {}
+        for i, row in enumerate(batch.rows):
+            first.setdefault(row["id"], i)
+        batch = batch.take(list(first.values()))
         self._check(batch)
         keys = [key_of(self.store, row["id"]) for row in batch.rows]
         known, gone = self._known(keys), self._gone(keys)
@@ -60,8 +64,12 @@ class Writer:
         """Remove these rows with their vectors, and leave tombstones for these keys."""
         ours = sa.select(embedders.c.id).where(embedders.c.task == self.task)
         for some in _chunks(numbers, _ASKED_AT_ONCE):
-            self.connection.execute(sa.delete(vectors).where(vectors.c.embedder.in_(ours), vectors.c.number.in_(some)))
-            self.connection.execute(sa.delete(traces).where(traces.c.task == self.task, traces.c.number.in_(some)))
+            self.connection.execute(
+                sa.delete(vectors).where(vectors.c.embedder.in_(ours), self._among(vectors.c.number, some))
+            )
+            self.connection.execute(
+                sa.delete(traces).where(traces.c.task == self.task, self._among(traces.c.number, some))
+            )
         gone = self._gone(keys)
         new = [{"task": self.task, "key": key} for key in dict.fromkeys(keys) if key not in gone]
         if new:
@@ -80,8 +88,8 @@ class Writer:
         maker, done = self._embedder(embedder), set[int]()
         there = set[int]()
         for some in _chunks(numbers, _ASKED_AT_ONCE):
-            rows = sa.select(traces.c.number).where(traces.c.task == self.task, traces.c.number.in_(some))
-            made = sa.select(vectors.c.number).where(vectors.c.embedder == maker, vectors.c.number.in_(some))
+            rows = sa.select(traces.c.number).where(traces.c.task == self.task, self._among(traces.c.number, some))
+            made = sa.select(vectors.c.number).where(vectors.c.embedder == maker, self._among(vectors.c.number, some))
             there.update(self.connection.execute(rows).scalars())
             done.update(self.connection.execute(made).scalars())
         wanted_rows = [i for i, number in enumerate(numbers) if number in there - done]
@@ -107,7 +115,9 @@ class Writer:
         found: dict[bytes, str] = {}
         if self.through:
             for some in _chunks(keys, _ASKED_AT_ONCE):
-                rows = sa.select(traces.c.key, traces.c.label).where(traces.c.task == self.task, traces.c.key.in_(some))
+                rows = sa.select(traces.c.key, traces.c.label).where(
+                    traces.c.task == self.task, self._among(traces.c.key, some)
+                )
                 found.update((bytes(key), label) for key, label in self.connection.execute(rows))
         return found
 
@@ -117,7 +127,9 @@ class Writer:
         ours = sa.select(forgotten.c.key).where(forgotten.c.task == self.task)
         if self.connection.execute(ours.limit(1)).first() is not None:
             for some in _chunks(keys, _ASKED_AT_ONCE):
-                found.update(map(bytes, self.connection.execute(ours.where(forgotten.c.key.in_(some))).scalars()))
+                found.update(
+                    map(bytes, self.connection.execute(ours.where(self._among(forgotten.c.key, some))).scalars())
+                )
         return found
 
     def _renamed(
@@ -174,6 +186,12 @@ class Writer:
             self.connection.execute(sa.insert(embedders), facts | {"task": self.task})
             found = self.connection.execute(same).scalar_one()
         return int(found)
+
+    def _among(self, column: sa.Column[Any], values: Sequence[Any]) -> sa.ColumnElement[bool]:
+        """Whether a column's value is one of these. PostgreSQL takes a list as one value, at a fraction of the cost."""
+        if self.connection.dialect.name == "sqlite":
+            return column.in_(values)
+        return column == sa.any_(sa.literal(list(values), ARRAY(column.type)))
 
     def _next_generation(self) -> None:
         self._set(generation=tasks.c.generation + 1)

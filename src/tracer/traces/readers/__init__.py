@@ -69,7 +69,8 @@ def read_traces(
     ``input_field`` and ``label_field`` are keys or dotted paths; without them the first accepted name that a
     record has is read: input, query, text, prompt, question; teacher, teacher_output, label, intent, output,
     answer. Optional fields: id, group, time (ISO 8601 or epoch seconds, UTC unless it has a zone),
-    ground_truth, metadata, model or teacher_model, origin, usage.
+    ground_truth, metadata, model or teacher_model, prompt_version, origin, usage. A file that ``transfer.export`` wrote
+    gives back the very traces that were stored.
 
     A record whose id was seen before is dropped; equal texts under different ids are different traces.
     Raises ``BadTraceError`` at the first bad record, or collects them in ``skipped`` with ``skip_bad``;

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from tracer.errors import BadTraceError
 from tracer.traces.readers.chat import message_list, user_text
+from tracer.traces.readers.exported import exported_trace, is_exported, origin
 from tracer.traces.readers.fields import (
     INPUT_NAMES,
     LABEL_NAMES,
@@ -25,7 +26,7 @@ from tracer.traces.readers.fields import (
     optional_usage,
     pick,
 )
-from tracer.types import GENERATED, ORIGINS, Origin, Trace
+from tracer.types import GENERATED, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class TraceBuilder:
     def build(self, record: Record) -> Trace | BadTraceError:
         """The trace of a record, or why there is none."""
         try:
-            return self._trace(record.fields)
+            return exported_trace(record.fields) if is_exported(record.fields) else self._trace(record.fields)
         except FieldError as error:
             return BadTraceError(self.source, record.line, error.key, error.value, error.problem)
 
@@ -87,11 +88,12 @@ class TraceBuilder:
             label=label,
             teacher=optional_text(fields, "teacher_model", "model"),
             time=moment,
-            origin=_origin(fields.get("origin")),
+            origin=origin(fields.get("origin")),
             group=optional_text(fields, "group"),
             truth=None if truth is None else truth.strip(),
             usage=optional_usage(fields),
             metadata=optional_metadata("metadata", fields.get("metadata")),
+            prompt=optional_text(fields, "prompt_version"),
         )
 
     def _named(self, raw: Mapping[str, object], what: str) -> str:
@@ -115,12 +117,3 @@ class TraceBuilder:
 
 def _input(key: str, value: object) -> str:
     return input_text(key, user_text(key, message_list(key, value)) if isinstance(value, list) else value)
-
-
-def _origin(value: object) -> Origin:
-    if value is None or value == "":
-        return "bootstrap"
-    for origin in ORIGINS:
-        if value == origin:
-            return origin
-    raise FieldError("origin", value, f"must be one of {', '.join(ORIGINS)}")
