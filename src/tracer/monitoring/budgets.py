@@ -90,8 +90,8 @@ class Plan:
                 f"{self.days_needed:,.1f} days."
             )
         return (
-            f"An audit rate of {self.rate:.2%} certifies {budget.target:g} within {self.days:g} days nine times in ten, "
-            f"if agreement is {budget.agreement:.4g}: {self.audits_per_day:,.0f} audits a day, "
+            f"An audit rate of {self.rate:.2%} certifies {budget.target:g} within {self.days:g} days nine times in "
+            f"ten, if agreement is {budget.agreement:.4g}: {self.audits_per_day:,.0f} audits a day, "
             f"{self.extra_calls_per_day:,.0f} of them teacher calls that would not be made otherwise."
         )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, Self
 
+from tracer.monitoring.warnings import Warning_
 from tracer.stats import binomial
 from tracer.types import FAILED, Trace
 
@@ -56,10 +57,8 @@ class TeacherLabels:
                     unknown[trace.label] = Unknown(1, number, time)
         return TeacherLabels(n, n_failed, n_unknown, first_failed, unknown)
 
-    def warnings(
-        self,
-    ) -> Iterator[tuple[Literal["unknown_label", "teacher_failed"], datetime | None, str, float, float]]:
-        """Kind, time, message, value and expected value of what stands: one for unknown labels, one for failed calls."""
+    def warnings(self) -> Iterator[Warning_]:
+        """One for unknown labels, as soon as there is one, and one for failed calls."""
         if self.unknown:
             often = sorted(self.unknown, key=lambda label: (-self.unknown[label].n, label))
             named = ", ".join(f"{label!r} ({self.unknown[label].n:,})" for label in often[:5])
@@ -69,11 +68,11 @@ class TeacherLabels:
                 f"The teacher gave labels that the policy does not know {self.n_unknown:,} times in {self.n:,}: "
                 f"{named}{more}; first in trace {earliest.number:,}."
             )
-            yield "unknown_label", _read(earliest.time), text, self.n_unknown / self.n, 0.0
+            yield Warning_("unknown_label", _read(earliest.time), text, self.n_unknown / self.n, 0.0)
         if self.n and binomial.agreement_lower(self.n_failed, self.n, _LEVEL) > FAILURES:
             share = self.n_failed / self.n
             text = f"{share:.1%} of {self.n:,} teacher calls failed."
-            yield "teacher_failed", _read(self.first_failed), text, share, 0.0
+            yield Warning_("teacher_failed", _read(self.first_failed), text, share, 0.0)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

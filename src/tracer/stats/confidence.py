@@ -89,6 +89,12 @@ def _margin(squares: NDArray[np.float64], level: float) -> NDArray[np.float64]:
     low = np.zeros_like(high)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2.0
-        reached = special.logsumexp(_GRID * middle[..., None] - penalty, axis=-1) >= enough
+        reached = _log_sum(_GRID * middle[..., None] - penalty) >= enough
         low, high = np.where(reached, low, middle), np.where(reached, middle, high)
     return np.asarray(high, dtype=np.float64)
+
+
+def _log_sum(terms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log of the sum of exponentials along the last axis."""
+    top = terms.max(axis=-1)
+    return np.asarray(top + np.log(np.exp(terms - top[..., None]).sum(axis=-1)), dtype=np.float64)
