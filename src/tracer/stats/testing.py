@@ -114,6 +114,16 @@ def _masses(n: NDArray[np.int64], top: int, target: float) -> NDArray[np.float64
     return np.diff(below, axis=1, prepend=0.0, append=1.0)
 
 
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """P-values (m,) adjusted for all of them: those at most ``level`` hold together with error ``level``, under any
+    dependence. Holm (1979), Scand. J. Statist. 6, 65."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    out = np.empty(len(p))
+    out[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return out
+
+
 def spending(delta: float, attempt: int) -> float:
     """Level of attempt ``j`` >= 1 of a policy line: 6 delta / (pi^2 j^2), which sums to delta over all j."""
     if attempt < 1:
