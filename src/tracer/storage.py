@@ -6,11 +6,20 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from tracer.errors import TracerError
+
+on_step: Callable[[str], None] | None = None
+"""Told the name of each step of what must survive a crash: a test kills the process there."""
+
+
+def step(name: str) -> None:
+    """Between two writes that a crash may part."""
+    if on_step is not None:
+        on_step(name)
 
 
 def write_synced(path: Path, content: bytes) -> None:
