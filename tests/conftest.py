@@ -25,6 +25,7 @@ from tracer.pipeline import Certified
 from tracer.pipeline.certifying import BLANK, draft, reloaded
 from tracer.pipeline.training import Contender, Workshop, train
 from tracer.policies.policy import Policy
+from tracer.policies.serving_settings import ServingSettings
 from tracer.types import Dataset, LabelSpace
 
 NOW = datetime(2026, 4, 14, 12, tzinfo=UTC)
@@ -123,10 +124,14 @@ def embedder(messages: Dataset) -> CallableEmbedder:
 
 @pytest.fixture(scope="session")
 def fitted(tmp_path_factory: pytest.TempPathFactory, small_texts: Dataset) -> tuple[Path, Certified]:
-    """A home folder with one certified lexical policy, and its verdict. Do not write to it: see ``home``."""
+    """A home folder with one certified lexical policy, and its verdict. Do not write to it: see ``home``.
+
+    Nothing is audited in it, so that a test sees the policy's own decisions.
+    """
     folder = tmp_path_factory.mktemp("fitted") / "home"
     verdict = flywheel.fit(small_texts, home=folder, config=LEXICAL, now=NOW)
     assert isinstance(verdict, Certified)
+    ServingSettings(audit_rate=0.0).write(folder)
     return folder, verdict
 
 

@@ -338,8 +338,10 @@ class Decisions:
 class Answer:
     """The router's answer to one request.
 
-    ``label`` is None only where the input was deferred and no teacher was given.
+    ``label`` is None only where the teacher is to be asked and none was given.
     ``latency_s`` counts routing and, where it was asked, the teacher; ``error`` is the teacher's failure.
+    ``origin`` is that of a teacher's label for this request, None where the surrogate answered; ``audited`` where the
+    audit coin sent it to the teacher; ``seen`` is what the policy said, None where it was not asked or failed.
     """
 
     label: str | None
@@ -351,11 +353,46 @@ class Answer:
     policy: str | None
     latency_s: float
     error: TracerError | None = None
+    audited: bool = False
+    origin: Origin | None = None
+    seen: Seen | None = None
 
     @property
     def handled(self) -> bool:
         """True where the surrogate answered."""
         return self.source == "surrogate"
+
+    def trace(
+        self,
+        text: str,
+        label: str,
+        *,
+        id: str,  # noqa: A002 - the field's name
+        time: datetime | None = None,
+        teacher: str | None = None,
+        prompt: str | None = None,
+        group: str | None = None,
+        usage: Usage | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> Trace:
+        """The record of a teacher's label for this request, for callers who ask the teacher themselves.
+
+        An audit must come back whatever happens: where the teacher fails twice, with the label ``FAILED``. A label
+        for what the surrogate answered was asked for after its answer was known: that is ``requested``.
+        """
+        return Trace(
+            id,
+            text,
+            label,
+            teacher=teacher,
+            time=time,
+            origin=self.origin or "requested",
+            group=group,
+            usage=usage,
+            metadata={} if metadata is None else metadata,
+            prompt=prompt,
+            seen=self.seen,
+        )
 
 
 def generated_ids(labels: Sequence[str], texts: Sequence[str] | None) -> tuple[str, ...]:

@@ -106,7 +106,8 @@ def test_a_crash_while_the_pointer_moves_keeps_the_old_one(
         with pytest.raises(OSError, match="killed"):
             registry.activate("v0002")
     assert registry.active_version() == "v0001"
-    assert sorted(p.name for p in registry.home.iterdir()) == ["ACTIVE", "policies"]
+    assert sorted(p.name for p in registry.home.iterdir()) == ["ACTIVE", "history.jsonl", "policies"]
+    assert [(event.before, event.after) for event in registry.history()] == [(None, "v0001")]
 
 
 def test_leftovers_and_strangers_are_no_versions(registry: PolicyRegistry, tiny_policy: Policy) -> None:

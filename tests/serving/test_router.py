@@ -23,6 +23,7 @@ from tracer.learning.surrogates import Part, Surrogate
 from tracer.pipeline import Certified
 from tracer.policies.policy import Policy
 from tracer.policies.registry import PolicyRegistry
+from tracer.policies.serving_settings import ServingSettings
 from tracer.serving.router import KILL_SWITCH, Router, check_embedder
 from tracer.serving.teachers import ReplayTeacher
 from tracer.types import Answer, Dataset, EmbedderIdentity, Float32
@@ -58,7 +59,8 @@ def same(first: Sequence[Answer], second: Sequence[Answer]) -> bool:
     """Equal answers but for latency, version and the last bits of the scores."""
 
     def plain(answer: Answer) -> Answer:
-        return replace(answer, latency_s=0.0, score=0.0, policy=None)
+        seen = answer.seen and replace(answer.seen, policy="", score=0.0)
+        return replace(answer, latency_s=0.0, score=0.0, policy=None, seen=seen)
 
     assert [a.score for a in first] == pytest.approx([a.score for a in second], abs=1e-4)
     return [plain(a) for a in first] == [plain(a) for a in second]
@@ -490,7 +492,7 @@ def test_a_service_that_starts_switched_off_resumes(tiny_policy: Policy, tmp_pat
     registry = PolicyRegistry(tmp_path)
     registry.activate(registry.save(tiny_policy).version)
     (tmp_path / "OFF").touch()
-    router = Router.load(tmp_path)
+    router = Router.load(tmp_path, settings=ServingSettings(audit_rate=0.0))
     assert router.route(SURE).reason == "kill_switch"
     (tmp_path / "OFF").unlink()
     assert router.route(SURE).handled

@@ -52,7 +52,7 @@ def explain_text(
 ) -> None:
     """Why a text is handled or deferred: score and threshold, classes, nearest traces, and the words that moved it."""
     with errors_as_exits():
-        router = Router.load(home, version=version, embedder=embedder)
+        router = Router.load(home, version=version, embedder=embedder, reload_s=None)
         policy = router.policy
         if policy is None:
             raise PolicyError(

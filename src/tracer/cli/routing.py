@@ -15,6 +15,7 @@ from rich.table import Table
 from tracer.cli import options
 from tracer.cli.common import errors_as_exits, escape, out
 from tracer.errors import RouteError
+from tracer.policies.serving_settings import ServingSettings
 from tracer.serving.router import Router
 from tracer.types import Answer
 
@@ -33,7 +34,9 @@ def route(
 ) -> None:
     """Route texts: the surrogate's label where the policy handles them, else a deferral to your teacher."""
     with errors_as_exits():
-        router = Router.load(home, version=version, embedder=embedder)
+        # A look at the decisions: no teacher answers here, and nothing would record an audit.
+        looking = ServingSettings(audit_rate=0.0)
+        router = Router.load(home, version=version, embedder=embedder, settings=looking, reload_s=None)
         if router.policy is not None and router.embedder is None and "dense" in router.policy.needs:
             raise RouteError(
                 "this policy reads embeddings: name its embedder with --embedder, or fit --features lexical"

@@ -1,44 +1,51 @@
 """The router: h(x) = f(x) if a(x) >= tau else T(x), and the teacher whenever anything is wrong.
 
-``Router.decide`` is the one named place that fails to the teacher: an embedder that is down, an input that
-does not fit, a fault in the policy. Each failure is logged without the text and counted.
+The audit coin is tossed before the policy is asked (see ``coins``); ``deciding.decide`` is the one named place that
+fails to the teacher.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import secrets
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from types import CoroutineType
-from typing import Self
+from random import SystemRandom
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.errors import EmbedderError, FeatureError, PolicyError, RouteError, TracerError
-from tracer.features.dense import PROBE_TEXTS, Embedder, checked, same_embedder
+from tracer.errors import FeatureError, RouteError
+from tracer.features.dense import Embedder
 from tracer.policies.policy import Inputs, Policy
-from tracer.policies.registry import OFF, PolicyRegistry
+from tracer.policies.serving_settings import Mode, ServingSettings
+from tracer.serving.coins import NOT_ASKED, Rng, final_reason, origin_of, toss
+from tracer.serving.consulting import Desk
+from tracer.serving.deciding import decide
+from tracer.serving.states import KILL_SWITCH, HomeSource, State, check_embedder, switched_off
+from tracer.serving.tallies import Tallies, Tally
 from tracer.serving.teachers import AsyncTeacher, Teacher
-from tracer.types import Answer, Decisions, Float32, Reason
+from tracer.types import Answer, Decisions, Float32, Origin, Reason, Seen, Trace
 
-log = logging.getLogger("tracer.router")
+__all__ = ["KILL_SWITCH", "Router", "check_embedder", "switched_off"]
 
-KILL_SWITCH = "TRACER_OFF"
-"""Environment variable: ``1``, ``true``, ``yes`` or ``on`` sends everything to the teacher, at once."""
-
-_PROBE_TOLERANCE = 1e-3
-_NONE = ""
+_REQUESTED: Reason = "requested"
 
 
-def switched_off() -> bool:
-    """True while the kill switch is set."""
-    return os.environ.get(KILL_SWITCH, "").strip().lower() in {"1", "true", "yes", "on"}
+class _Draft(NamedTuple):
+    """An answer before the teacher's: ``label`` is the surrogate's where it answers."""
+
+    label: str | None
+    reason: Reason
+    surrogate_label: str | None
+    score: float
+    origin: Origin | None
+    seen: Seen | None
 
 
 class Router:
@@ -47,6 +54,10 @@ class Router:
     ``policy`` None sends everything to the teacher. ``teacher`` answers deferred inputs; without one the
     answer's label is None and the caller asks the teacher. While the file ``switch`` exists, or ``TRACER_OFF``
     is set, everything goes to the teacher. Safe to use from several threads.
+
+    ``audit_rate``, ``mode`` and ``share`` are those of ``ServingSettings``; ``rng`` draws the coins. ``record`` is
+    given the trace of each teacher call made here, with ``teacher_name``, ``prompt``, an id of ``new_id`` and the time
+    of ``clock_utc``; it must be quick (see ``BatchRecorder``), and its failures are logged and counted only.
     """
 
     def __init__(
@@ -57,17 +68,37 @@ class Router:
         async_teacher: AsyncTeacher | None = None,
         embedder: Embedder | None = None,
         switch: Path | None = None,
+        audit_rate: float = 0.0,
+        mode: Mode = "live",
+        share: float = 1.0,
+        rng: Rng | None = None,
+        record: Callable[[Trace], object] | None = None,
+        teacher_name: str | None = None,
+        prompt: str | None = None,
+        new_id: Callable[[], str] = lambda: secrets.token_hex(16),
         clock: Callable[[], float] = time.perf_counter,
+        clock_utc: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.policy = policy
-        self.teacher, self.async_teacher = teacher, async_teacher
-        self.embedder = embedder
-        self.switch = switch
-        self._clock = clock
-        self._counts: Counter[str] = Counter()
-        self._lock = threading.Lock()
         if policy is not None and embedder is not None and policy.embedder is not None:
             check_embedder(policy, embedder)
+        self._state = State(policy, embedder, ServingSettings(mode, share, audit_rate))
+        self._source: HomeSource | None = None
+        self.switch = switch
+        self._rng = rng if rng is not None else SystemRandom()
+        self._clock = clock
+        self._counts: Counter[str] = Counter()
+        self._tallies = Tallies(clock_utc)
+        self._lock = threading.Lock()
+        self._desk = Desk(
+            teacher,
+            async_teacher,
+            record=record,
+            teacher_name=teacher_name,
+            prompt=prompt,
+            new_id=new_id,
+            clock_utc=clock_utc,
+            fault=lambda: self._count({"fault:record": 1}),
+        )
 
     @classmethod
     def load(
@@ -78,26 +109,59 @@ class Router:
         teacher: Teacher | None = None,
         async_teacher: AsyncTeacher | None = None,
         embedder: Embedder | str | None = None,
+        settings: ServingSettings | None = None,
+        reload_s: float | None = 1.0,
+        rng: Rng | None = None,
+        record: Callable[[Trace], object] | None = None,
+        teacher_name: str | None = None,
+        prompt: str | None = None,
     ) -> Self:
         """The active policy of a home folder, or another version of it.
 
         ``embedder``: an embedder, or the name of one; by default the one the policy names, where it can be
-        made again from its name. Raises PolicyError, ArchiveError or EmbedderError.
+        made again from its name. ``settings``: instead of the home's ``serving.json``, which audits 2% by default.
+        Every ``reload_s`` seconds (None: never) one request looks whether another policy or other settings are in
+        force, and takes them up before it is decided; one that cannot be used is logged and counted, and the old
+        goes on. Raises PolicyError, ArchiveError or EmbedderError.
         """
-        registry = PolicyRegistry(home)
-        switch = registry.home / OFF
-        if version is None and registry.active_version() is None and registry.pointer.exists():
-            # Set aside on purpose: a service that starts now must start, with the teacher.
-            return cls(None, teacher=teacher, async_teacher=async_teacher, switch=switch)
-        try:
-            policy = registry.load(version)
-            made = _made(policy, registry, embedder)
-        except TracerError as error:
-            if not (switched_off() or switch.exists()):
-                raise
-            log.warning("switched off, and the policy cannot be loaded: %s", error)
-            return cls(None, teacher=teacher, async_teacher=async_teacher, switch=switch)
-        return cls(policy, teacher=teacher, async_teacher=async_teacher, embedder=made, switch=switch)
+        source = HomeSource(home, version=version, embedder=embedder, settings=settings, reload_s=reload_s)
+        router = cls(
+            None,
+            teacher=teacher,
+            async_teacher=async_teacher,
+            switch=source.switch,
+            rng=rng,
+            record=record,
+            teacher_name=teacher_name,
+            prompt=prompt,
+        )
+        router._state, router._source = source.start(), source
+        return router
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy in force here."""
+        return self._state.policy
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """The embedder that goes with it."""
+        return self._state.embedder
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The teacher given."""
+        return self._desk.teacher
+
+    @property
+    def async_teacher(self) -> AsyncTeacher | None:
+        """The async teacher given."""
+        return self._desk.async_teacher
+
+    @property
+    def settings(self) -> ServingSettings:
+        """The serving settings in force here."""
+        return self._state.settings
 
     @property
     def counts(self) -> dict[str, int]:
@@ -105,240 +169,218 @@ class Router:
         with self._lock:
             return dict(self._counts)
 
+    def take_tally(self) -> Tally | None:
+        """What one version decided since it was last taken, which starts anew; None where there is no more to take."""
+        return self._tallies.take()
+
     def route(
-        self, text: str | None = None, *, embedding: Sequence[float] | NDArray[np.floating] | None = None
+        self,
+        text: str | None = None,
+        *,
+        embedding: Sequence[float] | NDArray[np.floating] | None = None,
+        ask_teacher: bool = False,
     ) -> Answer:
-        """Answer one input, given as text, as an embedding (d,), or as both.
+        """Answer one input, given as text, as an embedding (d,), or as both; ``ask_teacher`` leaves the policy out.
 
         Raises RouteError where the teacher is asked and fails.
         """
-        answers = self.route_many(
-            None if text is None else [text],
-            embeddings=None if embedding is None else np.asarray(embedding, dtype=np.float32)[None, :],
-        )
-        return _raised(answers[0])
+        texts, embeddings = _one(text, embedding)
+        return _raised(self.route_many(texts, embeddings=embeddings, ask_teacher=ask_teacher)[0])
 
     def route_many(
-        self, texts: Sequence[str] | None = None, *, embeddings: NDArray[np.floating] | None = None
+        self,
+        texts: Sequence[str] | None = None,
+        *,
+        embeddings: NDArray[np.floating] | None = None,
+        ask_teacher: bool = False,
     ) -> list[Answer]:
-        """Answer n inputs. The decisions are those that ``route`` makes one by one.
+        """Answer n inputs. The decisions are those that ``route`` makes one by one, with the same draws of the coins.
 
         Where the teacher fails on one, that answer has reason ``teacher_error`` and its ``error``; the others
         stand.
         """
         began = self._clock()
-        drafts = self._draft(texts, embeddings)
+        if self._source is not None and self._source.due():
+            self._refresh()
+        state, n = self._state, _count(texts, embeddings)
+        drafts = self._draft(state, texts, embeddings, self._plan(state, texts, n, ask_teacher))
         if self.teacher is None:
-            return self._finish(drafts, began)
-        replies = {i: self._ask(self.teacher, texts, i) for i, draft in enumerate(drafts) if draft.label is None}
-        return self._finish(drafts, began, replies)
+            return self._finish(state, drafts, began)
+        left = [i for i, draft in enumerate(drafts) if draft.label is None]
+        replies = {i: self._desk.consult(texts, i, drafts[i].origin, drafts[i].seen) for i in left}
+        return self._finish(state, drafts, began, replies)
 
     async def aroute(
-        self, text: str | None = None, *, embedding: Sequence[float] | NDArray[np.floating] | None = None
+        self,
+        text: str | None = None,
+        *,
+        embedding: Sequence[float] | NDArray[np.floating] | None = None,
+        ask_teacher: bool = False,
     ) -> Answer:
         """``route`` with the async teacher, or with the sync one in a thread."""
-        answers = await self.aroute_many(
-            None if text is None else [text],
-            embeddings=None if embedding is None else np.asarray(embedding, dtype=np.float32)[None, :],
-        )
-        return _raised(answers[0])
+        texts, embeddings = _one(text, embedding)
+        return _raised((await self.aroute_many(texts, embeddings=embeddings, ask_teacher=ask_teacher))[0])
 
     async def aroute_many(
-        self, texts: Sequence[str] | None = None, *, embeddings: NDArray[np.floating] | None = None
+        self,
+        texts: Sequence[str] | None = None,
+        *,
+        embeddings: NDArray[np.floating] | None = None,
+        ask_teacher: bool = False,
     ) -> list[Answer]:
-        """``route_many`` with the teacher's calls side by side; embedding runs outside the event loop."""
+        """``route_many`` with the teacher's calls side by side; embedding and loading run outside the event loop."""
         import asyncio  # whoever awaits this has it already; whoever routes in threads need not load it
 
         began = self._clock()
-        if self.embedder is not None and embeddings is None:
-            drafts = await asyncio.to_thread(self._draft, texts, None)
+        if self._source is not None and self._source.due():
+            await asyncio.to_thread(self._refresh)
+        state, n = self._state, _count(texts, embeddings)
+        plans = self._plan(state, texts, n, ask_teacher)
+        if state.embedder is not None and embeddings is None:
+            try:
+                drafts = await asyncio.to_thread(self._draft, state, texts, None, plans)
+            except asyncio.CancelledError:
+                # Who waits may hang up, on a slow input sooner: the audits among them are not lost.
+                self._desk.give_up(texts, [i for i, plan in enumerate(plans) if plan == "audit"])
+                raise
         else:
-            drafts = self._draft(texts, embeddings)
-        deferred = [i for i, draft in enumerate(drafts) if draft.label is None]
-        if not deferred or (self.teacher is None and self.async_teacher is None):
-            return self._finish(drafts, began)
-        replies = await asyncio.gather(*(self._ask_async(texts, i) for i in deferred))
-        return self._finish(drafts, began, dict(zip(deferred, replies, strict=True)))
+            drafts = self._draft(state, texts, embeddings, plans)
+        left = [i for i, draft in enumerate(drafts) if draft.label is None]
+        if not left or (self.teacher is None and self.async_teacher is None):
+            return self._finish(state, drafts, began)
+        replies = await asyncio.gather(*(self._desk.aconsult(texts, i, drafts[i].origin, drafts[i].seen) for i in left))
+        return self._finish(state, drafts, began, dict(zip(left, replies, strict=True)))
 
     def decide(self, texts: Sequence[str] | None = None, embeddings: NDArray[np.floating] | None = None) -> Decisions:
-        """Decisions for n inputs; a failure on the surrogate side defers and is counted.
+        """Decisions for n inputs, without coins or mode; a failure on the surrogate side defers and is counted.
 
         Raises RouteError where there is nothing to decide on, or texts and embeddings are not as many.
         """
-        # What the caller got wrong is the caller's to hear; what fails inside goes to the teacher.
-        try:
-            n = Inputs.of(texts, embeddings).n
-        except FeatureError as error:
-            raise RouteError(str(error)) from error
-        if switched_off() or (self.switch is not None and self.switch.exists()):
-            return self._defer_all(n, "kill_switch")
-        if self.policy is None:
-            return self._defer_all(n, "no_policy")
-        try:
-            decisions = self.policy.decide(texts, embeddings, self._embed if self.embedder is not None else None)
-        except Exception as error:
-            outage = isinstance(error, EmbedderError)
-            if n > 1 and not outage:
-                # One bad input must not defer its neighbours; an embedder that is down must not be asked again.
-                return self._decide_one_by_one(texts, embeddings, n)
-            # The message of a foreign exception may quote the input: only its kind is logged.
-            log.warning("surrogate failed on %d inputs, deferring: %s", n, type(error).__name__)
-            log.debug("the failure", exc_info=error)
-            self._count({"fault:embedder" if outage else "fault:policy": 1})
-            return self._defer_all(n, "error")
+        decisions = self._decide(self._state, texts, embeddings, _count(texts, embeddings))
         self._count(Counter(decisions.reasons))
         return decisions
 
-    def _decide_one_by_one(
-        self, texts: Sequence[str] | None, embeddings: NDArray[np.floating] | None, n: int
+    def _decide(
+        self, state: State, texts: Sequence[str] | None, embeddings: NDArray[np.floating] | None, n: int
     ) -> Decisions:
-        ones = [
-            self.decide(None if texts is None else [texts[i]], None if embeddings is None else embeddings[i : i + 1])
-            for i in range(n)
-        ]
-        return Decisions(
-            tuple(one.labels[0] for one in ones),
-            np.concatenate([one.scores for one in ones]),
-            np.concatenate([one.handled for one in ones]),
-            tuple(one.reasons[0] for one in ones),
-            np.concatenate([one.stage for one in ones]),
-        )
+        return decide(state, texts, embeddings, n, self.switch, lambda fault: self._count({fault: 1}))
 
-    def _embed(self, texts: Sequence[str]) -> Float32:
-        if self.embedder is None:
-            raise EmbedderError("this policy reads embeddings and the router has no embedder")
-        return checked(self.embedder, texts)
+    def _plan(self, state: State, texts: Sequence[str] | None, n: int, ask_teacher: bool) -> Sequence[Reason | None]:
+        """Why each input goes to the teacher regardless, drawn before the policy is asked."""
+        if ask_teacher:
+            return (_REQUESTED,) * n
+        settings = state.settings
+        if settings.mode == "live" and settings.audit_rate == 0.0:
+            return (None,) * n
+        if texts is None and (self.teacher is not None or self.async_teacher is not None):
+            # The teacher here cannot read them: they are no part of the traffic that is audited.
+            settings = replace(settings, audit_rate=0.0)
+        return toss(settings, self._rng, n)
 
-    def _defer_all(self, n: int, reason: Reason) -> Decisions:
-        self._count({reason: n})
-        nothing = np.full(n, -np.inf)
-        return Decisions((_NONE,) * n, nothing, np.zeros(n, dtype=bool), (reason,) * n, np.full(n, 2, dtype=np.int8))
-
-    def _draft(self, texts: Sequence[str] | None, embeddings: NDArray[np.floating] | None) -> list[Answer]:
-        decisions = self.decide(texts, embeddings)
-        policy = self.policy
-        threshold = policy.threshold if policy else float("inf")
-        version = policy.version or None if policy else None
-        return [
-            Answer(
-                label=label if handled else None,
-                source="surrogate" if handled else "none",
-                reason=reason,
-                surrogate_label=label or None,
-                score=float(score),
-                threshold=threshold,
-                policy=version,
-                latency_s=0.0,
+    def _draft(
+        self,
+        state: State,
+        texts: Sequence[str] | None,
+        embeddings: NDArray[np.floating] | None,
+        plans: Sequence[Reason | None],
+    ) -> list[_Draft]:
+        n = len(plans)
+        if n and plans[0] == _REQUESTED:
+            self._count({_REQUESTED: n})
+            return [_Draft(None, _REQUESTED, None, float("-inf"), "requested", None)] * n
+        decisions = self._decide(state, texts, embeddings, n)
+        version = state.policy.version if state.policy is not None else ""
+        drafts = []
+        for label, score, handled, decided, plan in zip(
+            decisions.labels,
+            decisions.scores.tolist(),
+            decisions.handled.tolist(),
+            decisions.reasons,
+            plans,
+            strict=True,
+        ):
+            reason = final_reason(plan, decided)
+            drafts.append(
+                _Draft(
+                    label if reason == "handled" else None,
+                    reason,
+                    label or None,
+                    score,
+                    origin_of(reason),
+                    Seen(version, label, handled, score) if label else None,
+                )
             )
-            for label, score, handled, reason in zip(
-                decisions.labels, decisions.scores, decisions.handled.tolist(), decisions.reasons, strict=True
-            )
-        ]
-
-    def _ask(self, teacher: Teacher, texts: Sequence[str] | None, i: int) -> str | RouteError:
-        shown = _text_for_teacher(texts, i)
-        try:
-            return _label(teacher(shown))
-        except Exception as error:  # noqa: BLE001 - the caller's function: its failure belongs to one answer
-            return _teacher_failed(error)
-
-    async def _ask_async(self, texts: Sequence[str] | None, i: int) -> str | RouteError:
-        import asyncio
-
-        if self.async_teacher is None:
-            return await asyncio.to_thread(self._ask, self.teacher or _no_teacher, texts, i)
-        shown = _text_for_teacher(texts, i)
-        try:
-            return _label(await self.async_teacher(shown))
-        except Exception as error:  # noqa: BLE001 - as above
-            return _teacher_failed(error)
+        if n:
+            asked = decisions.reasons[0] not in NOT_ASKED
+            self._tallies.add(version if asked else None, decisions, plans)
+            self._count({drafts[0].reason: 1} if n == 1 else Counter(draft.reason for draft in drafts))
+        return drafts
 
     def _finish(
-        self, drafts: list[Answer], began: float, replies: Mapping[int, str | RouteError] | None = None
+        self,
+        state: State,
+        drafts: list[_Draft],
+        began: float,
+        replies: Mapping[int, str | RouteError] | None = None,
     ) -> list[Answer]:
         latency = (self._clock() - began) / max(len(drafts), 1)
+        threshold = state.policy.threshold if state.policy is not None else float("inf")
+        version = state.version
         out = []
-        for i, draft in enumerate(drafts):
-            reply = (replies or {}).get(i)
-            if isinstance(reply, RouteError):
+        for i, (label, reason, surrogate_label, score, origin, seen) in enumerate(drafts):
+            reply = replies.get(i) if replies else None
+            error = reply if isinstance(reply, RouteError) else None
+            if error is not None:
                 self._count({"teacher_error": 1})
-                out.append(replace(draft, reason="teacher_error", error=reply, latency_s=latency))
-            elif reply is not None:
-                out.append(replace(draft, label=reply, source="teacher", latency_s=latency))
-            else:
-                out.append(replace(draft, latency_s=latency))
+            out.append(
+                Answer(
+                    reply if isinstance(reply, str) else label,
+                    "surrogate" if label is not None else "teacher" if isinstance(reply, str) else "none",
+                    reason if error is None else "teacher_error",
+                    surrogate_label,
+                    score,
+                    threshold,
+                    version,
+                    latency,
+                    error,
+                    origin == "audit",
+                    origin,
+                    seen,
+                )
+            )
         return out
 
-    def _count(self, outcomes: Counter[Reason] | dict[str, int]) -> None:
+    def _refresh(self) -> None:
+        if self._source is not None:
+            self._source.refresh(lambda: self._state, self._swap, lambda: self._count({"fault:reload": 1}))
+
+    def _swap(self, state: State) -> None:
+        self._state = state  # one reference: a request has the old or the new
+
+    def _count(self, outcomes: Mapping[Reason, int] | Mapping[str, int]) -> None:
         with self._lock:
             for name, n in outcomes.items():
                 self._counts[name] += n
 
 
-def _made(policy: Policy, registry: PolicyRegistry, embedder: Embedder | str | None) -> Embedder | None:
-    """The embedder given, or the one that the home's settings name where the policy reads embeddings."""
-    if embedder is None and "dense" in policy.needs:
-        embedder = registry.embedder_name()
-    if isinstance(embedder, str):
-        from tracer.features.sources import embedder_from_name  # reads no embedder where none is named
-
-        embedder = embedder_from_name(embedder)
-    if "dense" not in policy.needs:
-        return embedder
-    if embedder is None:
-        log.warning("policy %s reads embeddings: route with them, or give an embedder", policy.version)
-    elif policy.probes is None:
-        log.warning("policy %s was fitted on given embeddings: the embedder cannot be checked", policy.version)
-    return embedder
+def _one(
+    text: str | None, embedding: Sequence[float] | NDArray[np.floating] | None
+) -> tuple[list[str] | None, Float32 | None]:
+    return (
+        None if text is None else [text],
+        None if embedding is None else np.asarray(embedding, dtype=np.float32)[None, :],
+    )
 
 
-def check_embedder(policy: Policy, embedder: Embedder) -> None:
-    """Raise EmbedderError unless the embedder is the one that the policy was certified with.
-
-    Vectors of fixed texts are compared where the policy stored them; they catch what a name cannot.
-    """
-    if policy.embedder is None:
-        raise PolicyError("this policy reads no embeddings")
-    if policy.embedder.digest != "precomputed" or embedder.identity.dimension != policy.embedder.dimension:
-        same_embedder(policy.embedder, embedder.identity)
-    if policy.probes is not None:
-        vectors = checked(embedder, PROBE_TEXTS)
-        worst = float(np.abs(vectors - policy.probes).max())
-        if worst > _PROBE_TOLERANCE:
-            raise EmbedderError(
-                f"embedder {embedder.identity.name!r} gives other vectors than when the policy was certified: "
-                f"probe texts differ by up to {worst:.3g}, {_PROBE_TOLERANCE:g} is allowed"
-            )
+def _count(texts: Sequence[str] | None, embeddings: NDArray[np.floating] | None) -> int:
+    # What the caller got wrong is the caller's to hear; what fails inside goes to the teacher.
+    try:
+        return Inputs.of(texts, embeddings).n
+    except FeatureError as error:
+        raise RouteError(str(error)) from error
 
 
 def _raised(answer: Answer) -> Answer:
     if answer.error is not None:
         raise answer.error
     return answer
-
-
-def _teacher_failed(error: Exception) -> RouteError:
-    if isinstance(error, RouteError):
-        return error
-    failure = RouteError(f"the teacher failed: {type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure
-
-
-def _label(reply: object) -> str:
-    if isinstance(reply, CoroutineType):
-        reply.close()
-        raise RouteError("the teacher is async: give it as async_teacher, and use aroute")
-    if not isinstance(reply, str) or not reply:
-        raise RouteError(f"the teacher answered {reply!r}, which is no label")
-    return reply
-
-
-def _no_teacher(_text: str) -> str:
-    raise RouteError("no teacher was given")
-
-
-def _text_for_teacher(texts: Sequence[str] | None, i: int) -> str:
-    if texts is None:
-        raise RouteError("this input was deferred, and a teacher reads text: route with the text as well")
-    return texts[i]
