@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from tracer import __version__
-from tracer.cli import asking, demo, explaining, exporting, reporting, routing, showing, training
+from tracer.cli import asking, demo, explaining, exporting, operating, reporting, routing, showing, storing, training
 from tracer.cli.common import out
 
 app = typer.Typer(
@@ -37,6 +37,16 @@ app.command("fit")(training.fit)
 app.command("update")(training.update)
 app.command("backtest")(training.backtest)
 app.command("route")(routing.route)
+app.command("status")(operating.status)
+app.command("history")(operating.history)
+app.command("promote")(operating.promote)
+app.command("rollback")(operating.rollback)
+app.command("note")(operating.note)
+app.command("mode")(operating.mode)
+app.add_typer(operating.flywheel_app, name="flywheel")
+app.command("import")(storing.import_log)
+app.command("export")(storing.export)
+app.command("forget")(storing.forget)
 app.command("show")(showing.show)
 app.command("report")(reporting.report)
 app.command("explain")(explaining.explain_text)

@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 Log = Annotated[Path, typer.Argument(help="A log of LLM calls: JSONL, CSV, Parquet, OpenAI chat or LiteLLM.")]
+OptionalLog = Annotated[
+    Path | None, typer.Argument(help="A log of LLM calls; without one, what the home's store holds.")
+]
 Home = Annotated[Path, typer.Option("--home", help="Folder of traces, cache and policies.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Embeddings = Annotated[
@@ -32,6 +35,7 @@ Labels = Annotated[
     Path | None,
     typer.Option("--labels", help="File with the allowed labels, one a line: others count as disagreements."),
 ]
+Task = Annotated[str, typer.Option(help="Name of the task in a database that several share.")]
 Target = Annotated[
     list[float] | None,
     typer.Option("--target", "-t", help="Agreement to hold on handled traffic; repeat for a frontier."),

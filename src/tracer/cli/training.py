@@ -25,7 +25,7 @@ from tracer.cli.common import (
     usd,
 )
 from tracer.config import FitConfig
-from tracer.errors import ConfigError
+from tracer.errors import ConfigError, NothingNewError
 from tracer.features.sources import embedder_from_name
 from tracer.pipeline import Refused, Verdict
 from tracer.policies.registry import PolicyRegistry
@@ -56,7 +56,7 @@ def scan(
     """
     with errors_as_exits():
         call_usd, source = call_price(model, price, tokens)
-        reader = _reader(input_field, label_field, format, skip_bad)
+        reader = reader_options(input_field, label_field, format, skip_bad)
         dataset, trace_log = flywheel.read(log, embeddings=embeddings, label_set=_labels(labels), reader=reader)
         config = FitConfig(delta=delta)
         with progress_bar(quiet=json) as progress:
@@ -81,7 +81,7 @@ def scan(
 
 
 def fit(
-    log: options.Log,
+    log: options.OptionalLog = None,
     target: options.Target = None,
     delta: options.Delta = _DEFAULTS.delta,
     home: options.Home = Path(flywheel.HOME),
@@ -116,11 +116,19 @@ def fit(
     shadow_share: Annotated[
         float | None, typer.Option(help="Share of traces kept to certify; chosen by size where not given.")
     ] = None,
-    ledger: Annotated[str, typer.Option(help="promotion, or lifetime (delta over all attempts).")] = "promotion",
+    ledger: Annotated[
+        str, typer.Option(help="lifetime (delta holds over all attempts together), or promotion (for each of them).")
+    ] = _DEFAULTS.ledger,
+    task: options.Task = "default",
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Drop stored traces that were recorded while routing.")
+    ] = False,
     seed: options.Seed = _DEFAULTS.seed,
     json: options.Json = False,
 ) -> None:
     """Fit a router on a log of LLM calls; promote it if it clears the parity gate.
+
+    Without a log: on the traces that the home's store holds.
 
     Exit code 0: certified. 3: the gate refused. 1: bad input.
     """
@@ -132,16 +140,21 @@ def fit(
             "always_defer": tuple(always_defer or ()), "error_costs": _costs(error_cost),
             "teacher_usd": teacher_usd, "shadow_share": shadow_share, "ledger": ledger, "seed": seed,
         })  # fmt: skip
-        reader = _reader(input_field, label_field, format, skip_bad)
-        # Read here rather than in fit, so that what was left out can be shown.
-        dataset, trace_log = flywheel.read(log, embeddings=embeddings, label_set=_labels(labels), reader=reader)
+        reader = reader_options(input_field, label_field, format, skip_bad)
+        dataset = trace_log = None
+        if log is not None:  # read here rather than in fit, so that what was left out can be shown
+            dataset, trace_log = flywheel.read(log, embeddings=embeddings, label_set=_labels(labels), reader=reader)
+        records = trace_log.traces if trace_log is not None else None
         with progress_bar(quiet=json) as progress:
-            verdict = flywheel.fit(dataset, embedder=embedder, home=home, config=config, progress=progress)
+            verdict = flywheel.fit(
+                dataset, embedder=embedder, home=home, config=config, label_set=_labels(labels), records=records,
+                task=task, discard=discard, progress=progress,
+            )  # fmt: skip
         _finish(verdict, trace_log, home, json=json)
 
 
 def update(
-    log: options.Log,
+    log: options.OptionalLog = None,
     home: options.Home = Path(flywheel.HOME),
     embeddings: options.Embeddings = None,
     embedder: options.Embedder = None,
@@ -149,21 +162,35 @@ def update(
     label_field: options.LabelField = None,
     format: options.Format = None,  # noqa: A002 - the option's name
     skip_bad: options.SkipBad = False,
+    labels: options.Labels = None,
     on_refusal: Annotated[str, typer.Option(help="keep the policy in force, or fall back to the teacher.")] = "keep",
+    accept_fingerprint: Annotated[
+        bool, typer.Option("--accept-fingerprint", help="Learn from another teacher or prompt together with the old.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
-    """Merge new traces by id, refit with the settings of the first fit, and gate again."""
+    """Store new traces by id, refit with the settings of the first fit, and gate again.
+
+    Without a log: learn from what routing recorded since. Exit code 0: certified, or nothing new. 3: refused.
+    """
     with errors_as_exits():
-        reader = _reader(input_field, label_field, format, skip_bad)
-        dataset, trace_log = flywheel.read(log, embeddings=embeddings, reader=reader)
-        with progress_bar(quiet=json) as progress:
-            verdict = flywheel.update(
-                dataset,
-                home=home,
-                embedder=embedder,
-                on_refusal=cast("flywheel.OnRefusal", on_refusal),
-                progress=progress,
-            )
+        reader = reader_options(input_field, label_field, format, skip_bad)
+        dataset = trace_log = None
+        if log is not None:
+            dataset, trace_log = flywheel.read(log, embeddings=embeddings, reader=reader)
+        try:
+            with progress_bar(quiet=json) as progress:
+                verdict = flywheel.update(
+                    dataset, home=home, embedder=embedder, label_set=_labels(labels),
+                    on_refusal=cast("flywheel.OnRefusal", on_refusal), accept_fingerprint=accept_fingerprint,
+                    records=trace_log.traces if trace_log is not None else None, progress=progress,
+                )  # fmt: skip
+        except NothingNewError as nothing:
+            if json:
+                print_json({"nothing_new": str(nothing)})
+            else:
+                out.print(str(nothing))
+            return
         if not json and verdict.update is not None:
             out.print(f"{verdict.update.n_added:,} new traces, {verdict.update.n_known:,} known already")
         _finish(verdict, trace_log, home, json=json)
@@ -193,7 +220,7 @@ def backtest(
     """
     with errors_as_exits():
         call_usd, source = call_price(model, price, tokens)
-        reader = _reader(input_field, label_field, format, skip_bad)
+        reader = reader_options(input_field, label_field, format, skip_bad)
         dataset, trace_log = flywheel.read(log, embeddings=embeddings, reader=reader)
         config = FitConfig.from_dict({"targets": [target], "delta": delta, "pool": pool, "features": features})
         with progress_bar(quiet=json) as progress:
@@ -250,16 +277,15 @@ def _finish(verdict: Verdict, log: TraceLog | None, home: Path, *, json: bool) -
     else:
         _show_log(log)
         views.show_verdict(verdict)
-        if not isinstance(verdict, Refused):
-            version = verdict.policy.version
-            out.print(
-                f"policy {version} is active in {home}: try `tracer show --home {home}`, `tracer route --home {home}`"
-            )
-    if isinstance(verdict, Refused):
         active = PolicyRegistry(home).active_version()
-        if not json:
-            force = f"policy {active} stays in force" if active else "everything stays with the teacher"
-            out.print(f"{force} in {home}")
+        force = f"policy {active} is in force" if active else "everything goes to the teacher"
+        if verdict.update is not None:
+            out.print(f"{escape(verdict.update.action)}: {escape(verdict.update.reason)}")
+        out.print(
+            f"{force} in {home}"
+            + (f": try `tracer show --home {home}`, `tracer route --home {home}`" if active else "")
+        )
+    if isinstance(verdict, Refused):
         raise typer.Exit(REFUSED)
 
 
@@ -285,7 +311,13 @@ def _log_facts(log: TraceLog | None) -> dict[str, Any]:
     return {"records": log.n_records, "skipped": skipped, "duplicates": list(log.duplicates)}
 
 
-def _reader(input_field: str | None, label_field: str | None, format: str | None, skip_bad: bool) -> dict[str, Any]:  # noqa: A002
+def reader_options(
+    input_field: str | None,
+    label_field: str | None,
+    format: str | None,  # noqa: A002 - the option's name
+    skip_bad: bool,
+) -> dict[str, Any]:
+    """Options of the trace reader from those of the command line."""
     return {"input_field": input_field, "label_field": label_field, "format": format, "skip_bad": skip_bad}
 
 

@@ -48,6 +48,7 @@ def verdict_facts(verdict: Verdict) -> dict[str, Any]:
             "certificate": certificate_facts(policy.certificate),
             "report": report,
             "frontier": [verdict_facts(v) for v in verdict.frontier],
+            **_update_facts(verdict),
         }
     return {
         "verdict": "refused",
@@ -56,7 +57,26 @@ def verdict_facts(verdict: Verdict) -> dict[str, Any]:
         "advice": list(verdict.refusal.advice),
         "report": report,
         "frontier": [verdict_facts(v) for v in verdict.frontier],
+        **_update_facts(verdict),
     }
+
+
+def _update_facts(verdict: Verdict) -> dict[str, Any]:
+    """What an update made of the verdict; empty for a fit."""
+    done = verdict.update
+    if done is None:
+        return {}
+    standing = done.standing
+    return {
+        "update": {
+            "action": done.action, "reason": done.reason, "active": done.active, "n_added": done.n_added,
+            "n_known": done.n_known, "released": done.released,
+            "incumbent": None if standing is None else {
+                "version": standing.version, "state": standing.state, "n_fresh": standing.n_fresh,
+                "n_handled": standing.n_handled, "n_agreed": standing.n_agreed, "coverage": standing.coverage,
+            },
+        }
+    }  # fmt: skip
 
 
 def show_verdict(verdict: Verdict) -> None:

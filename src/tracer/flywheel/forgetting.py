@@ -80,7 +80,9 @@ def forget(
             storage.step("forget.derived-cleared")
             reason = f"{len(found):,} traces were forgotten" if mine else settings.refit
             tainted = tuple(dict.fromkeys((*settings.tainted, *versions)))
-            challenger = None if settings.challenger and settings.challenger.version in versions else settings.challenger
+            challenger = (
+                None if settings.challenger and settings.challenger.version in versions else settings.challenger
+            )
             clear_tainted(folder, replace(settings, tainted=tainted, refit=reason, challenger=challenger), registry)
             storage.step("forget.versions-removed")
             done = select(dry_run=False)
@@ -88,9 +90,7 @@ def forget(
             return Forgetting(done, n_vectors, tuple(v for v in versions if v != active), mine)
 
 
-def _learned_from(
-    found: Forgotten, store: TraceStore, registry: PolicyRegistry, settings: Settings
-) -> tuple[str, ...]:
+def _learned_from(found: Forgotten, store: TraceStore, registry: PolicyRegistry, settings: Settings) -> tuple[str, ...]:
     """Versions that were fitted or certified on one of these rows, or of which that cannot be known."""
     dataset = store.load(fingerprints=settings.line.fingerprints)
     first = min(found.numbers)

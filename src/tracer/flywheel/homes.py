@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tracer import storage
 from tracer.errors import ConfigError, StoreError
-from tracer.flywheel.settings import Settings
+from tracer.flywheel.settings import TEACHER, Settings
 from tracer.policies.registry import PolicyRegistry
 from tracer.traces.store import COPY, TraceStore
 from tracer.types import Dataset, LabelSpace
@@ -85,7 +85,8 @@ def _recover(home: Path) -> None:
     if settings is None or settings.pending is None:
         return
     registry = PolicyRegistry(home)
-    if settings.pending in registry.versions() and registry.active_version() != settings.pending:
-        registry.activate(settings.pending, event="promote", note="finished what a process that died had decided")
-        log.warning("policy %s is promoted: the process that decided so died before it could", settings.pending)
+    wanted = None if settings.pending == TEACHER else settings.pending
+    if (wanted is None or wanted in registry.versions()) and registry.active_version() != wanted:
+        registry.activate(wanted, note="finished what a process that died had decided")
+        log.warning("%s is in force: the process that decided so died before", wanted or "the teacher")
     replace(settings, pending=None).write(home)

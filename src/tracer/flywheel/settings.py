@@ -13,6 +13,8 @@ from tracer.errors import ConfigError
 from tracer.policies.registry import SETTINGS
 
 StoreKind = Literal["sqlite", "postgresql"]
+TEACHER = ""
+"""Pending instead of a version: everything is to go to the teacher."""
 
 
 class Fingerprint(NamedTuple):

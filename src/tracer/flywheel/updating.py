@@ -27,7 +27,7 @@ from tracer.flywheel.fitting import attempting, embed_stored, level_of, records_
 from tracer.flywheel.homes import CACHE, HOME, locked, opened
 from tracer.flywheel.lines import change_statement, fingerprints_of, line_for_update
 from tracer.flywheel.reading import Traces, embed_dataset, encoder_of, read
-from tracer.flywheel.settings import Challenger, Line, Settings
+from tracer.flywheel.settings import TEACHER, Challenger, Line, Settings
 from tracer.learning.crossfit import Progress
 from tracer.pipeline import Certified, Encodings, Outcome, Refused, Verdict
 from tracer.pipeline.verdicts import Update
@@ -257,7 +257,9 @@ class _Job:
         tainted = self.settings.tainted
         if incumbent is not None and incumbent.version in tainted and decision.action in ("renew", "demote"):
             tainted = (*tainted, target or "")  # the same weights under another certificate
-        after = replace(self.settings.with_line(line), pending=target, refit="", challenger=challenger, tainted=tainted)
+        after = replace(
+            self.settings.with_line(line), pending=target or TEACHER, refit="", challenger=challenger, tainted=tainted
+        )
         after.write(self.home)
         storage.step("update.decided")
         self._activate(registry, decision, target, line)

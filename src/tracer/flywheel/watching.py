@@ -1,0 +1,279 @@
+"""Watching a policy in force: what audits and traffic say of it, and what follows.
+
+Looking reads only. Acting demotes on an alarm, to the next safer certified threshold first and to the teacher after;
+raises the audit rate on a warning and lowers it again when all is quiet; and certifies an estimate or a challenger once
+audits suffice. A refit is asked for, not made: see ``running``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tracer import storage
+from tracer.certification.certificate import Certificate
+from tracer.errors import ConfigError, TraceError
+from tracer.features.dense import Embedder
+from tracer.flywheel.committing import recertified
+from tracer.flywheel.homes import locked, opened, store_of
+from tracer.flywheel.settings import TEACHER, Challenger, Settings
+from tracer.monitoring.alarms import Monitor, MonitorConfig, MonitorState
+from tracer.monitoring.drift import Drift, DriftState
+from tracer.monitoring.observations import observed
+from tracer.monitoring.promotion import Promotion, promote
+from tracer.monitoring.tallies import Tally
+from tracer.policies.policy import Policy
+from tracer.policies.registry import PolicyRegistry
+from tracer.policies.serving_settings import ServingSettings
+from tracer.traces.rooms import ids_digest
+from tracer.traces.store import TraceStore
+from tracer.types import Trace
+
+log = logging.getLogger("tracer.flywheel")
+
+STATE = "monitor.json"
+"""File in a home folder with what the monitor knows; it may be deleted at any time, then all audits are read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that an operator should hear of: ``alarm``, ``warning``, ``promotion`` or ``quiet``."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What is known of the policy in force. ``monitor`` and ``drift`` are None where no policy is."""
+
+    settings: Settings
+    active: Policy | None
+    monitor: MonitorState | None
+    drift: DriftState | None
+    through: int
+
+    @property
+    def status(self) -> str:
+        """``teacher`` where no policy is in force, else quiet, warn or alarm."""
+        return "teacher" if self.monitor is None else self.monitor.status
+
+
+def look(home: Path, config: MonitorConfig | None = None) -> View:
+    """What audits and traffic say so far. Raises TraceError where nothing was fitted."""
+    settings = Settings.read(home)
+    if settings is None:
+        raise TraceError(f"{home}: nothing was fitted here yet; run `tracer fit` first")
+    with store_of(home, settings) as store:
+        return _look(home, settings, store, config or MonitorConfig())
+
+
+def watch(
+    home: Path,
+    *,
+    config: MonitorConfig | None = None,
+    embedder: Embedder | None = None,
+    now: datetime | None = None,
+) -> tuple[View, tuple[Notice, ...]]:
+    """Look, and act on it. Waits for nobody: raises TracerError where another process fits or watches here."""
+    if Settings.read(home) is None:
+        raise TraceError(f"{home}: nothing was fitted here yet; run `tracer fit` first")
+    with locked(home):
+        settings = Settings.read(home)
+        if settings is None:
+            raise TraceError(f"{home}: its settings went away")
+        with opened(home, settings) as store:
+            view = _look(home, settings, store, config or MonitorConfig())
+            _remember(home, view)
+            acting = _Acting(home, store, PolicyRegistry(home), view, embedder, now)
+            return view, tuple(notice for notice in (acting.on_status(), acting.on_challenger()) if notice is not None)
+
+
+def _look(home: Path, settings: Settings, store: TraceStore, config: MonitorConfig) -> View:
+    registry = PolicyRegistry(home)
+    version = registry.active_version()
+    through = store.through()
+    if version is None:
+        return View(settings, None, None, None, through)
+    policy = registry.load(version)
+    monitor, drift = _resumed(home, settings, policy, config)
+    if store.facts().has_texts:
+        monitor = monitor.fold(observed(store.traces(origins={"audit"}, after=monitor.last)))
+        seen = _labels_seen(home)
+        drift = drift.fold_labels(
+            store.traces(origins={"audit", "deferred"}, after=max(seen, settings.line.watched)), policy.space.names
+        )
+    clock = drift.clock if np.isfinite(drift.clock) else 0.0
+    tallies = [
+        Tally.of(t.policy, datetime.fromtimestamp(t.started, UTC), t.seconds, t.n, t.facts)
+        for t in store.traffic(after=clock)
+        if t.policy == version and t.started >= clock
+    ]
+    return View(settings, policy, monitor, drift.fold(tallies), through)
+
+
+def _resumed(home: Path, settings: Settings, policy: Policy, config: MonitorConfig) -> tuple[MonitorState, DriftState]:
+    """Where the last look stopped; from the beginning of the watch where it cannot be known."""
+    certificate = policy.certificate
+    monitor = Monitor(
+        target=certificate.target, policy=policy.version, n_classes=len(policy.space), config=config,
+        contract=certificate.contract, handled_floor=certificate.handled_floor, restart=settings.line.watched,
+    )  # fmt: skip
+    drift = Drift(
+        policy.version, certificate.n_shadow, certificate.n_handled,
+        {name: int(policy.report.get("predicted", {}).get(name, 0)) for name in policy.space.names}
+        if policy.report.get("predicted") else {},
+    )  # fmt: skip
+    state, drifting = monitor.start(), drift.start()
+    try:
+        content = json.loads((home / STATE).read_text(encoding="utf-8"))
+        earlier = MonitorState.from_dict(content["monitor"])
+        if replace(earlier.monitor, policy=policy.version) == monitor:
+            state = earlier if earlier.monitor.policy == policy.version else earlier.succeeded(policy.version)
+        past = DriftState.from_dict(content["drift"])
+        if past.drift == drift:
+            drifting = past
+    except FileNotFoundError:
+        pass
+    except (ConfigError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s is read anew: %s", home / STATE, error)
+    return state, drifting
+
+
+def _labels_seen(home: Path) -> int:
+    try:
+        return int(json.loads((home / STATE).read_text(encoding="utf-8"))["through"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _remember(home: Path, view: View) -> None:
+    if view.monitor is None or view.drift is None:
+        (home / STATE).unlink(missing_ok=True)
+        return
+    content = {"monitor": view.monitor.as_dict(), "drift": view.drift.as_dict(), "through": view.through}
+    storage.write_atomic(home / STATE, json.dumps(content, allow_nan=False).encode())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Acting:
+    """What follows from a view, in a locked home."""
+
+    home: Path
+    store: TraceStore
+    registry: PolicyRegistry
+    view: View
+    embedder: Embedder | None
+    now: datetime | None
+
+    def on_status(self) -> Notice | None:
+        monitor, policy, settings = self.view.monitor, self.view.active, self.view.settings
+        if monitor is None or policy is None:
+            return None
+        if monitor.status == "alarm":
+            return self._demote(monitor, policy)
+        serving = ServingSettings.read(self.home)
+        if monitor.status == "warn" and settings.calm_rate is None:
+            rate = monitor.advised_rate(serving.audit_rate)
+            message = f"policy {policy.version} may break its promise: {_told(monitor)}. {rate:.1%} is audited now"
+            replace(settings, calm_rate=serving.audit_rate, refit=settings.refit or "a warning").write(self.home)
+            replace(serving, audit_rate=rate).write(self.home)
+            self.registry.record("warning", note=message, now=self.now, version=policy.version)
+            return Notice("warning", f"{message}.")
+        if monitor.status == "quiet" and settings.calm_rate is not None:
+            message = f"policy {policy.version} is quiet again: {_told(monitor)}"
+            replace(serving, audit_rate=settings.calm_rate).write(self.home)
+            replace(settings, calm_rate=None).write(self.home)
+            self.registry.record("quiet", note=message, now=self.now, version=policy.version)
+            return Notice("quiet", f"{message}. The audit rate goes back to {settings.calm_rate:.1%}.")
+        return None
+
+    def _demote(self, monitor: MonitorState, policy: Policy) -> Notice:
+        """One step down: the next safer threshold that was certified, else the teacher alone. The watch starts anew."""
+        safer = policy.certificate.safer()
+        target = None if safer is None else recertified(self.registry, policy, safer, self.now).version
+        storage.step("demote.saved")
+        message = f"policy {policy.version} breaks its promise: {_told(monitor)}. {_now_answers(target)}"
+        line = replace(self.view.settings.line, watched=self.view.through)
+        after = replace(self.view.settings.with_line(line), pending=target or TEACHER, refit="an alarm")
+        after.write(self.home)
+        storage.step("demote.decided")
+        (self.home / STATE).unlink(missing_ok=True)
+        self.registry.activate(target, event="demote", note=message, now=self.now)
+        storage.step("demote.activated")
+        replace(after, pending=None).write(self.home)
+        return Notice("alarm", message)
+
+    def on_challenger(self) -> Notice | None:
+        """Certify an estimate or a challenger where audits after it suffice, at the share of delta it was given."""
+        settings = Settings.read(self.home)
+        challenger = settings.challenger if settings is not None else None
+        if settings is None or challenger is None or challenger.version not in self.registry.versions():
+            return None
+        policy = self.registry.load(challenger.version)
+        audits = list(self.store.traces(origins={"audit"}, after=challenger.since))
+        if not audits:
+            return None
+        handled, agreed = self._decided(policy, audits)
+        found = promote(policy.certificate, agreed.tolist(), challenger.level, handled=handled.tolist())
+        if found is None:
+            return None
+        certificate = _by_audits(policy, found, challenger, [trace.id for _, trace in audits[: found.n_audits]])
+        active = self.view.active
+        if active is not None and active.version != policy.version:
+            theirs = float(self._decided(active, audits)[0].mean())
+            if handled.mean() < theirs:
+                replace(settings, challenger=None).write(self.home)
+                return None
+        version = recertified(self.registry, policy, certificate, self.now).version
+        message = f"policy {policy.version} is certified by audits as {version}: {certificate.statement()}"
+        line = replace(settings.line, decided=max(settings.line.decided, audits[found.index][0]))
+        after = replace(settings.with_line(line), challenger=None, pending=version)
+        after.write(self.home)
+        storage.step("promotion.decided")
+        self.registry.activate(version, event="promote", note=message, now=self.now)
+        replace(after, pending=None).write(self.home)
+        return Notice("promotion", message)
+
+    def _decided(self, policy: Policy, audits: Sequence[tuple[int, Trace]]) -> tuple[Any, Any]:
+        """Handled (n,) and agreed (n,) of these audits under a policy: as it decided then, else as it decides now."""
+        traces = [trace for _, trace in audits]
+        if all(trace.seen is not None and trace.seen.policy == policy.version for trace in traces):
+            handled = np.array([trace.seen is not None and trace.seen.handled for trace in traces])
+            labels = [trace.seen.label if trace.seen is not None else "" for trace in traces]
+        else:
+            embed = self.embedder.embed if self.embedder is not None else None
+            decisions = policy.decide([trace.text for trace in traces], None, embed)
+            handled, labels = decisions.handled, list(decisions.labels)
+        agreed = np.array([mine == trace.label for mine, trace in zip(labels, traces, strict=True)])
+        return handled, agreed
+
+
+def _by_audits(policy: Policy, found: Promotion, challenger: Challenger, ids: Sequence[str]) -> Certificate:
+    return replace(
+        policy.certificate, guarantee="certified", level=challenger.level, attempt=challenger.attempt,
+        n_shadow=found.n_audits, n_handled=found.n_handled, n_agreed=found.n_agreed, evidence="e-process",
+        rank=1, n_candidates=1, n_tested=1, split_digest=ids_digest(ids), ladder=(), assumption="", n_reused=0,
+        split=f"{found.n_audits} fresh audits, looked at after each",
+    )  # fmt: skip
+
+
+def _told(monitor: MonitorState) -> str:
+    low, high = monitor.interval
+    return (
+        f"{monitor.n_agreed:,} of {monitor.n_handled:,} audits of what it handles agree "
+        f"({low:.1%} to {high:.1%}, target {monitor.monitor.target:.1%})"
+    )
+
+
+def _now_answers(version: str | None) -> str:
+    if version is None:
+        return "The teacher answers everything; a refit is wanted."
+    return f"Policy {version}, at the next safer threshold that was certified, answers in its place; a refit is wanted."
