@@ -27,7 +27,6 @@ from tracer.flywheel.settings import Settings
 from tracer.flywheel.updating import enough_fresh, fresh_shadow
 from tracer.flywheel.watching import Notice, View, watch
 from tracer.monitoring.alarms import MonitorConfig
-from tracer.policies.registry import PolicyRegistry
 
 log = logging.getLogger("tracer.flywheel")
 
@@ -36,7 +35,10 @@ WEBHOOK = "TRACER_WEBHOOK"
 METRICS = "metrics.prom"
 """File in a home folder with the state in Prometheus' text format, for a textfile collector."""
 GROWN = 1.2
-"""Where the teacher is alone, traces grown by this factor since the last attempt make a refit due."""
+"""Traces grown by this factor since the last attempt make a refit due, on reused shadow traces if need be.
+
+Geometric growth keeps the number of attempts, and so what the ledger spends, logarithmic in the traces.
+"""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 60.0, 6 * 3600.0
 
 
@@ -75,10 +77,9 @@ def due(home: Path, settings: Settings) -> Due:
         return Due(True, settings.refit, n_fresh, needed)
     if n_fresh >= needed:
         return Due(True, f"{n_fresh:,} fresh shadow traces", n_fresh, needed)
-    alone = PolicyRegistry(home).active_version() is None and settings.challenger is None
-    if alone and len(dataset) >= GROWN * max(len(dataset) - new, 1):
-        return Due(True, f"no policy is in force, and {new:,} traces came", n_fresh, needed)
-    return Due(False, f"{n_fresh:,} of {needed:,} fresh shadow traces", n_fresh, needed)
+    if len(dataset) >= GROWN * max(len(dataset) - new, 1):
+        return Due(True, f"{new:,} new traces", n_fresh, needed)
+    return Due(False, f"{n_fresh:,} of {needed:,} fresh shadow traces, {new:,} new traces", n_fresh, needed)
 
 
 def run(
