@@ -153,7 +153,7 @@ def manifest(**values: object) -> Callable[[bytes], bytes]:
     return lambda content: json.dumps(json.loads(content) | values).encode()
 
 
-DAMAGE: dict[str, Callable[[Path], None]] = {
+DAMAGE: dict[str, Callable[[Path], object]] = {
     "no head": lambda copy: (copy / "copy.json").unlink(),
     "head is no JSON": changed("copy.json", lambda _: b"{"),
     "head is a list": changed("copy.json", lambda _: b"[]"),
@@ -190,7 +190,7 @@ def test_a_damaged_copy_is_made_again(name: str, tmp_path: Path, reads: dict[str
         assert store.copy is not None
         DAMAGE[name](store.copy)
         assert same(store.load(labels=full().space), full())
-        assert took(reads) == (3, 3)
+        assert took(reads) == ((3, 0) if name == "no rows" else (3, 3))
         assert same(store.load(labels=full().space), full())
         assert took(reads) == (0, 0)
 

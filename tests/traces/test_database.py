@@ -40,7 +40,7 @@ def test_both_spellings_of_a_url(postgres: str) -> None:
     ("url", "message"),
     [
         ("postgresql://u:secret@127.0.0.1:1/db", r"postgresql://u:\*\*\*@127.0.0.1:1/db: cannot be reached"),
-        ("postgresql://u@127.0.0.1:1/db?password=secret", r"\*\*\*.*cannot be reached"),
+        ("postgresql://u@127.0.0.1:1/db?password=secret", r"postgresql://u@127.0.0.1:1/db: cannot be reached"),
         ("mysql://u:secret@host/db", r"mysql://u:\*\*\*@host/db: give a folder for SQLite, or a postgresql:// URL"),
         ("postgresql://u:secret@host:port/db", "postgresql://...: no URL of a database"),
         ("sqlite:///secret/file", "give a folder for SQLite"),
@@ -67,9 +67,11 @@ def test_without_psycopg_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_database_of_another_encoding_is_refused(postgres_url: str) -> None:
-    with postgresql.database(postgres_url, "TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'") as url:
-        with pytest.raises(StoreError, match="encoding is SQL_ASCII, it must be UTF8"):
-            TraceStore.open(url)
+    with (
+        postgresql.database(postgres_url, "TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'") as url,
+        pytest.raises(StoreError, match="encoding is SQL_ASCII, it must be UTF8"),
+    ):
+        TraceStore.open(url)
 
 
 def test_tables_of_another_version_are_refused(where: str) -> None:
@@ -125,7 +127,7 @@ def test_a_file_that_was_moved_is_not_made_again(tmp_path: Path) -> None:
     with TraceStore.open(tmp_path / "home") as store:
         store.append(MANY[:1])
         shutil.move(tmp_path / "home", tmp_path / "there")
-        with pytest.raises(StoreError, match="cannot be opened .*: was it moved"):
+        with pytest.raises(StoreError, match=r"cannot be opened .*: was it moved"):
             store.count()
     assert not (tmp_path / "home").exists()
     with TraceStore.open(tmp_path / "there") as store:
