@@ -253,6 +253,25 @@ def test_an_audit_is_kept_where_the_caller_hangs_up(tiny_policy: Policy) -> None
     assert len(kept) == 1, "only an audit is missed"
 
 
+def test_an_audit_is_kept_where_the_caller_hangs_up_before_the_teacher_is_asked(tiny_policy: Policy) -> None:
+    kept: list[Trace] = []
+    asked_for: list[str] = []
+
+    async def teacher(text: str) -> str:
+        asked_for.append(text)
+        return text
+
+    async def hang_up(router: Router) -> None:
+        request = asyncio.create_task(router.aroute_many([SURE, UNSURE]))
+        asyncio.get_running_loop().call_soon(request.cancel)  # after its first step, before those that it starts
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    asyncio.run(hang_up(router_of(tiny_policy, kept, audit_rate=1.0, async_teacher=teacher)))
+    assert asked_for == []
+    assert [(t.label, t.origin, t.seen is not None) for t in kept] == [(FAILED, "audit", True)] * 2
+
+
 def test_an_audit_is_kept_where_the_caller_hangs_up_while_it_is_embedded(
     policies: dict[str, Policy], embedder: CallableEmbedder
 ) -> None:

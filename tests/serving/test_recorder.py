@@ -236,3 +236,10 @@ def test_a_fork_records_on_its_own() -> None:
 def test_impossible_sizes_are_refused_by_name(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(given))} = "):
         BatchRecorder(Store(), **given)
+
+
+def test_recording_loads_no_database_and_no_event_loop() -> None:
+    heavy = {"sqlalchemy", "asyncio", "sqlite3", "tracer.traces"}
+    code = f"import sys, tracer.serving.recorder; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "set()"
