@@ -17,9 +17,9 @@ USER = "tracer"
 PASSWORD = "store-test"
 
 
-def programs() -> Path:
+def programs(debian: Path = Path("/usr/lib/postgresql")) -> Path:
     """The folder with ``initdb`` and ``pg_ctl``: Debian's newest, or that of PATH. RuntimeError where there is none."""
-    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
+    versions = sorted(debian.glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
     if versions:
         return versions[-1].parent
     found = shutil.which("initdb")
@@ -62,17 +62,17 @@ def cluster() -> Iterator[str]:
 
 
 @contextmanager
-def database(url: str) -> Iterator[str]:
-    """The URL of a fresh database of a cluster, dropped at the end."""
+def database(url: str, options: str = "") -> Iterator[str]:
+    """The URL of a fresh database of a cluster, dropped at the end. ``options`` are those of CREATE DATABASE."""
     import psycopg
 
     name = f"t{secrets.token_hex(6)}"
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+        connection.execute(f"CREATE DATABASE {name} {options}".encode())
         try:
             yield f"{url.rpartition('/')[0]}/{name}"
         finally:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 def _free_port() -> int:

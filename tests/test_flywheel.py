@@ -66,8 +66,8 @@ def test_a_fit_leaves_a_version_the_traces_and_the_settings(
     assert settings is not None
     assert settings.config == replace(LEXICAL, shadow_share=0.3), "the share is kept, so no trace changes room"
     assert (settings.embedder, settings.attempts) == (None, 1)
-    there = [".lock", "ACTIVE", "artefacts", "policies", "settings.json", "traces", "training.safetensors"]
-    assert sorted(p.name for p in folder.iterdir()) == there
+    there = ["ACTIVE", "artefacts", "history.jsonl", "policies", "settings.json", "traces", "training.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == sorted([".lock", "serving.json", *there])
 
 
 def test_without_a_home_nothing_is_written(

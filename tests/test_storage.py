@@ -72,3 +72,12 @@ def test_a_file_that_cannot_be_written_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         storage.write_folder(tmp_path / "v1", {"a": b"1", "missing/b": b"2"})
     assert names(tmp_path) == []
+
+
+def test_steps_are_told_where_someone_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.step("unheard")
+    heard: list[str] = []
+    monkeypatch.setattr(storage, "on_step", heard.append)
+    storage.step("one")
+    storage.step("two")
+    assert heard == ["one", "two"]

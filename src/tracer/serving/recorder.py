@@ -20,6 +20,8 @@ log = logging.getLogger("tracer.recorder")
 _MAX_BACKOFF_S = 30.0
 _PATIENCE = 3
 """Failures in a row after which a batch is written one by one, to find a trace that no store takes."""
+_PROBES = 5
+"""Traces tried one by one, none of them taken, after which the store counts as down."""
 _AT_EXIT_S = 5.0
 _HURRIED_S = 0.2
 """The longest wait after a failure while someone waits for the queue to empty."""
@@ -31,7 +33,7 @@ class BatchRecorder:
     ``write`` gets 1 to ``max_batch`` traces and must be idempotent by id: after an error it gets the same again, after
     ``backoff_s`` seconds, twice that, and so on. A trace waits ``max_wait_s`` for company at most. At most
     ``max_queue`` traces are held; what comes then is dropped and counted, audits like others, so that what is lost
-    does not depend on what it says. A trace that alone is refused while others are taken is given up and counted.
+    does not depend on what it says. A trace that is refused while the store takes others is given up and counted.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class BatchRecorder:
         self._counts: Counter[str] = Counter()
         self._thread: threading.Thread | None = None
         self._hurried, self._closing, self._given_up = 0, False, False
+        self._warned, self._turn = False, 0
 
     def __call__(self, trace: Trace) -> None:
         """Queue a trace; never waits for the store, never raises."""
@@ -141,28 +144,28 @@ class BatchRecorder:
             self._thread.start()
 
     def _run(self) -> None:
-        failed = 0
+        failed, waited = 0, False
         while True:
             with self._changed:
-                batch = self._next()
+                batch = self._next(waited)
             if not batch:
                 return
             if self._written(batch):
-                failed = 0
+                failed, waited = 0, False
                 continue
-            failed += 1
+            failed, waited = failed + 1, True
             if failed >= _PATIENCE and len(batch) > 1 and self._one_by_one(batch):
                 failed = 0
-                continue
-            self._pause(min(self._backoff_s * 2.0 ** min(failed - 1, 20), _MAX_BACKOFF_S))
+            else:
+                self._pause(min(self._backoff_s * 2.0 ** min(failed - 1, 20), _MAX_BACKOFF_S))
 
-    def _next(self) -> list[Trace]:
+    def _next(self, waited: bool) -> list[Trace]:
         """The next batch, still in the queue until it is written; empty to end. Holds the lock, but for waiting."""
         while not self._queue:
             if self._closing:
                 return []
             self._changed.wait()
-        until = time.monotonic() + self._max_wait_s
+        until = time.monotonic() + (0.0 if waited else self._max_wait_s)
         while len(self._queue) < self._max_batch and not (self._closing or self._hurried):
             left = until - time.monotonic()
             if left <= 0:
@@ -171,31 +174,45 @@ class BatchRecorder:
         return list(islice(self._queue, self._max_batch))
 
     def _written(self, batch: Sequence[Trace]) -> bool:
+        if self._takes(batch):
+            self._done(batch, "written")
+            return True
+        return False
+
+    def _takes(self, batch: Sequence[Trace]) -> bool:
         try:
             self._write(batch)
         except Exception as error:  # the caller's function: requests must go on
             with self._changed:
                 self._counts["failures"] += 1
-            log.warning("%d traces could not be written and wait: %s", len(batch), type(error).__name__)
+            level, self._warned = logging.DEBUG if self._warned else logging.WARNING, True
+            log.log(level, "%d traces could not be written and wait: %s", len(batch), type(error).__name__)
             log.debug("the failure", exc_info=error)
             return False
-        self._done(batch, "written")
+        self._warned = False
         return True
 
     def _one_by_one(self, batch: Sequence[Trace]) -> bool:
-        """Write what can be written, and give up what was refused before another was taken: the store was up then.
-
-        What failed after the last that was taken waits. False where none was: the store is down.
-        """
-        taken = [self._written([trace]) for trace in batch]
-        last = max((i for i, done in enumerate(taken) if done), default=-1)
-        refused = (
-            [trace for trace, done in zip(batch[:last], taken[:last], strict=True) if not done] if last > 0 else []
-        )
-        if refused:
-            log.warning("%d traces were refused one by one and are given up", len(refused))
-            self._done(refused, "refused")
-        return last >= 0
+        """Write what can be written, and give up what fails twice while the store is up. False where it is down."""
+        start = self._turn % len(batch)  # not the same few each time
+        taken: Trace | None = None
+        failed: list[Trace] = []
+        for trace in (*batch[start:], *batch[:start]):
+            if self._written([trace]):
+                taken = trace
+            else:
+                failed.append(trace)
+                if taken is None and len(failed) == _PROBES:
+                    break
+        if taken is None:
+            self._turn += _PROBES
+            return False
+        failed = [trace for trace in failed if not self._written([trace])]
+        # One that was taken is taken again by a store that is up: writing is idempotent.
+        if failed and self._takes([taken]):
+            log.warning("%d traces were refused one by one and are given up", len(failed))
+            self._done(failed, "refused")
+        return True
 
     def _done(self, batch: Sequence[Trace], outcome: str) -> None:
         with self._changed:

@@ -25,7 +25,7 @@ from tracer.features.dense import Embedder
 from tracer.policies.policy import Inputs, Policy
 from tracer.policies.serving_settings import Mode, ServingSettings
 from tracer.serving.coins import NOT_ASKED, Rng, final_reason, origin_of, toss
-from tracer.serving.consulting import Desk
+from tracer.serving.consulting import Desk, Reply
 from tracer.serving.deciding import decide
 from tracer.serving.states import KILL_SWITCH, HomeSource, State, check_embedder, switched_off
 from tracer.serving.tallies import Tallies, Tally
@@ -241,14 +241,25 @@ class Router:
                 drafts = await asyncio.to_thread(self._draft, state, texts, None, plans)
             except asyncio.CancelledError:
                 # Who waits may hang up, on a slow input sooner: the audits among them are not lost.
-                self._desk.give_up(texts, [i for i, plan in enumerate(plans) if plan == "audit"])
+                self._desk.give_up(texts, {i: None for i, plan in enumerate(plans) if plan == "audit"})
                 raise
         else:
             drafts = self._draft(state, texts, embeddings, plans)
         left = [i for i, draft in enumerate(drafts) if draft.label is None]
         if not left or (self.teacher is None and self.async_teacher is None):
             return self._finish(state, drafts, began)
-        replies = await asyncio.gather(*(self._desk.aconsult(texts, i, drafts[i].origin, drafts[i].seen) for i in left))
+        begun: set[int] = set()
+
+        async def consult(i: int) -> Reply:
+            begun.add(i)
+            return await self._desk.aconsult(texts, i, drafts[i].origin, drafts[i].seen)
+
+        try:
+            replies = await asyncio.gather(*map(consult, left))
+        except asyncio.CancelledError:
+            never = [i for i in left if i not in begun and drafts[i].origin == "audit"]
+            self._desk.give_up(texts, {i: drafts[i].seen for i in never})
+            raise
         return self._finish(state, drafts, began, dict(zip(left, replies, strict=True)))
 
     def decide(self, texts: Sequence[str] | None = None, embeddings: NDArray[np.floating] | None = None) -> Decisions:

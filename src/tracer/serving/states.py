@@ -107,8 +107,8 @@ class HomeSource:
         try:
             if self._reload_s is not None and self.due():
                 self._look(old(), swap, fault)
+                self._due = self._clock() + self._reload_s
         finally:
-            self._due = self._clock() + (self._reload_s if self._reload_s is not None else float("inf"))
             self._lock.release()
 
     def _look(self, state: State, swap: Callable[[State], None], fault: Callable[[], None]) -> None:
@@ -131,6 +131,7 @@ class HomeSource:
                 self._retry_at = self._clock() + RETRY_S
                 level = logging.WARNING if has_changed else logging.DEBUG
                 log.log(level, "the new %s cannot be used, the old goes on: %s", what, _told(error))
+                log.debug("the failure", exc_info=error)
         if found is not state:
             swap(found)
             version, settings = found.version or "no policy", found.settings

@@ -49,26 +49,47 @@ def load(
     through: int | None = None,
     labels: LabelSpace | None = None,
 ) -> Dataset | None:
-    """The wanted rows, through the copy in ``folder`` where one is wanted; None where there are no such rows."""
+    """The wanted rows, through the copy in ``folder`` (``held``) if there is one; None where there are no such rows."""
     if folder is not None:
         try:
-            with _held(folder):
-                copy = _Copy(folder, reader.head)
-                try:
-                    return _assembled(reader, copy, fingerprints, through, labels)
-                except _DamagedError as error:
-                    log.warning("%s: the copy is made again: %s", folder, error)
-                    copy.start()
-                    return _assembled(reader, copy, fingerprints, through, labels)
-        except OSError as error:  # a full disk, a folder of somebody else's: the database has it all
+            copy = _Copy(folder, reader.head)
+            try:
+                return _assembled(reader, copy, fingerprints, through, labels)
+            except _DamagedError as error:
+                log.warning("%s: the copy is made again: %s", folder, error)
+                copy.start()
+                return _assembled(reader, copy, fingerprints, through, labels)
+        except OSError as error:  # a full disk: the database has it all
             log.warning("%s: no copy can be kept: %s", folder, error)
     return _assembled(reader, None, fingerprints, through, labels)
+
+
+@contextmanager
+def held(folder: Path | None) -> Iterator[Path | None]:
+    """Hold a copy's folder: one process at a time reads, writes or drops it. None where there can be none.
+
+    Take it before the transaction that reads: waiting within one would keep it open.
+    """
+    handle = None
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:  # a folder of somebody else's, or none
+            log.warning("%s: no copy can be kept: %s", folder, error)
+            folder = None
+    try:
+        yield folder
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def drop(folder: Path) -> None:
     """Remove a copy, once nobody reads it."""
     if folder.is_dir():
-        with _held(folder):
+        with held(folder):
             _empty(folder)
 
 
@@ -84,15 +105,12 @@ def _assembled(
         chunks.append(rows)
         if copy is not None:
             copy.keep(rows)
+    found = [(rows, mask) for rows in chunks if (mask := chosen(rows, fingerprints, through)).any()]
+    wanted, masks = [rows for rows, _ in found], [mask for _, mask in found]
+    dense, embedder = _vectors(reader, copy, wanted, masks)
     if copy is not None:
-        chunks = copy.tidied(chunks)
-    masks = [chosen(rows, fingerprints, through) for rows in chunks]
-    wanted = [i for i, mask in enumerate(masks) if mask.any()]
-    chunks, masks = [chunks[i] for i in wanted], [masks[i] for i in wanted]
-    if not chunks:
-        return None
-    dense, embedder = _vectors(reader, copy, chunks, masks)
-    return dataset_of(chunks, masks, dense, embedder, labels)
+        copy.tidy(chunks)
+    return dataset_of(wanted, masks, dense, embedder, labels) if found else None
 
 
 def _vectors(
@@ -100,6 +118,8 @@ def _vectors(
 ) -> tuple[Float32 | None, EmbedderIdentity | None]:
     """The vectors of the chosen rows by the newest embedder that has made all of them."""
     n = int(sum(mask.sum() for mask in masks))
+    if not n:
+        return None, None
     for maker in reversed(reader.makers()):
         if maker.n < n:
             continue
@@ -180,17 +200,17 @@ class _Copy:
         folder, shape = self._vectors(maker.key, rows), (len(rows), maker.identity.dimension)
         return _read_vectors(folder, shape) if folder.is_dir() else None
 
-    def tidied(self, chunks: list[Rows]) -> list[Rows]:
-        """The chunks, after the small ones at the end became one where there are many."""
+    def tidy(self, chunks: Sequence[Rows]) -> None:
+        """Make small chunks at the end one where there are many."""
         if sum(len(rows) < CHUNK // 2 for rows in chunks) <= _SMALL:
-            return chunks
+            return
         first, size = len(chunks), 0
         while first and size + len(chunks[first - 1]) <= CHUNK:
             first -= 1
             size += len(chunks[first])
         old = chunks[first:]
         if len(old) < 2:
-            return chunks
+            return
         one = _one(old)
         self.keep(one)
         for maker in {int(path.name.split("-")[1]) for path in self.folder.glob("vectors-*")}:
@@ -202,7 +222,6 @@ class _Copy:
                 shutil.rmtree(folder, ignore_errors=True)
         for rows in old:
             shutil.rmtree(self.folder / f"rows-{rows.after}-{rows.through}", ignore_errors=True)
-        return [*chunks[:first], one]
 
     def _vectors(self, maker: int, rows: Rows) -> Path:
         return self.folder / f"vectors-{maker}-{rows.after}-{rows.through}"
@@ -264,19 +283,8 @@ def _check(name: str, found: int, facts: Mapping[str, Any]) -> None:
         raise ValueError(f"{name} was changed")
 
 
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold the folder's own lock: one process at a time reads, writes or drops a copy."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def _empty(folder: Path) -> None:
+    (folder / _HEAD).unlink(missing_ok=True)  # first: what is left after a crash belongs to nobody then
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

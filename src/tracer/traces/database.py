@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -44,10 +45,14 @@ class Database:
 
     def setup(self, task: str) -> tuple[str, int]:
         """Make the tables where there are none; the store's id, and the number of a task's row."""
+        with self.reading() as connection:
+            found = _found(connection, self.url, task)
+        if found is not None:  # without a wait for a writer
+            return found
         with self.writing() as connection:
             if not self.is_sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SETUP_LOCK)))
-            return _prepare(connection, self.url, task)
+            return _found(connection, self.url, task) or _made(connection, self.url, task)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -165,12 +170,16 @@ def _postgresql(given: str, wait_s: float) -> Database:
         raise StoreError(f"{scheme}://...: no URL of a database") from None
     if url.drivername.partition("+")[0] not in ("postgres", "postgresql"):
         raise StoreError(f"{hidden(url)}: give a folder for SQLite, or a postgresql:// URL")
+    # UTF-8 at this end even where the database has another encoding, so that ``_made`` can say so; and a peer that is
+    # gone is noticed while a lock is held for long.
+    session: dict[str, Any] = {"client_encoding": "utf8", "connect_timeout": max(2, int(wait_s))}
+    session |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
     try:
         engine = sa.create_engine(
             url.set(drivername="postgresql+psycopg"),
             poolclass=NullPool,
             hide_parameters=True,
-            connect_args={"connect_timeout": max(2, int(wait_s))} if "connect_timeout" not in url.query else {},
+            connect_args={name: value for name, value in session.items() if name not in url.query},
         )
     except ImportError as error:
         raise MissingExtraError("psycopg", "postgres", f"a trace store on {hidden(url)}") from error
@@ -191,9 +200,8 @@ def _postgresql(given: str, wait_s: float) -> Database:
 
 
 def hidden(url: URL) -> str:
-    """A URL to show: its passwords are stars."""
-    query = {key: "***" if key in _SECRET else value for key, value in url.query.items()}
-    return url.set(query=query).render_as_string(hide_password=True)
+    """A URL to show, without its passwords."""
+    return url.difference_update_query(_SECRET).render_as_string(hide_password=True)
 
 
 def file_system(path: Path, mounts: str | None = None) -> str | None:
@@ -227,22 +235,28 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _prepare(connection: Connection, url: str, task: str) -> tuple[str, int]:
+def _found(connection: Connection, url: str, task: str) -> tuple[str, int] | None:
+    """The store's id and the number of a task's row; None where the one or the other is not there yet."""
+    if not sa.inspect(connection).has_table(schema.meta.name):
+        return None
+    rows = connection.execute(sa.select(schema.meta.c.name, schema.meta.c.value))
+    facts = {str(name): str(value) for name, value in rows}
+    if facts.get("schema") != schema.SCHEMA:
+        raise StoreError(f"{url}: its tables have version {facts.get('schema')}, this Tracer knows {schema.SCHEMA}")
+    number = connection.execute(sa.select(schema.tasks.c.id).where(schema.tasks.c.name == task)).scalar_one_or_none()
+    return None if number is None else (facts["store"], number)
+
+
+def _made(connection: Connection, url: str, task: str) -> tuple[str, int]:
     if connection.dialect.name == "postgresql":
         encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
         if encoding != "UTF8":
             raise StoreError(f"{url}: the database's encoding is {encoding}, it must be UTF8")
-    schema.tables.create_all(connection)
-    rows = connection.execute(sa.select(schema.meta.c.name, schema.meta.c.value))
-    facts = {str(name): str(value) for name, value in rows}
-    if not facts:
-        facts = {"schema": schema.SCHEMA, "store": uuid.uuid4().hex}
-        connection.execute(sa.insert(schema.meta), [{"name": name, "value": value} for name, value in facts.items()])
-    elif facts.get("schema") != schema.SCHEMA:
-        raise StoreError(f"{url}: its tables have version {facts.get('schema')}, this Tracer knows {schema.SCHEMA}")
-    wanted = sa.select(schema.tasks.c.id).where(schema.tasks.c.name == task)
-    found = connection.execute(wanted).scalar_one_or_none()
-    if found is None:
-        connection.execute(sa.insert(schema.tasks), {"name": task, "through": 0, "generation": 0})
-        found = connection.execute(wanted).scalar_one()
-    return facts["store"], found
+    if not sa.inspect(connection).has_table(schema.meta.name):
+        schema.tables.create_all(connection)
+        rows = [{"name": "schema", "value": schema.SCHEMA}, {"name": "store", "value": uuid.uuid4().hex}]
+        connection.execute(sa.insert(schema.meta), rows)
+    connection.execute(sa.insert(schema.tasks), {"name": task, "through": 0, "generation": 0})
+    found = _found(connection, url, task)
+    assert found is not None  # noqa: S101 - it was made two lines above
+    return found

@@ -217,9 +217,9 @@ class TraceStore:
         Embeddings are there where one embedder has made all of them, the newest such. Of rows that the local copy
         holds nothing is read from the database. Raises TraceError where nothing is stored.
         """
-        with self._database.reading() as connection:
+        with columns.held(self.copy) as folder, self._database.reading() as connection:
             reader = self._reader(connection)
-            dataset = columns.load(reader, self.copy, fingerprints=fingerprints, through=through, labels=labels)
+            dataset = columns.load(reader, folder, fingerprints=fingerprints, through=through, labels=labels)
         if dataset is None:
             raise TraceError(f"{self.url}: no traces are stored here; run `tracer fit` first")
         return dataset
@@ -313,7 +313,9 @@ class TraceStore:
 
             yield held
             with self._lost():
-                connection.execute(sa.select(sa.func.pg_advisory_unlock(key))).scalar_one()
+                ours = connection.execute(sa.select(sa.func.pg_advisory_unlock(key))).scalar_one()
+            if not ours:
+                raise StoreError(f"{self.url}: the lock was not this session's: does a pooler share sessions here?")
 
     # Within.
 

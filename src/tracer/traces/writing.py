@@ -156,17 +156,16 @@ class Writer:
 
     def _insert(self, batch: Batch, keys: Sequence[bytes]) -> None:
         numbers = range(self.through + 1, self.through + 1 + len(keys))
-        rows = [
-            row | {"task": self.task, "number": number, "key": key}
-            for row, number, key in zip(batch.rows, numbers, keys, strict=True)
-        ]
-        for some in _chunks(rows, _WRITTEN_AT_ONCE):
-            self.connection.execute(sa.insert(traces), some)
-        if batch.dense is not None and batch.embedder is not None and rows:
+        if not numbers:
+            return
+        for some in _chunks(range(len(keys)), _WRITTEN_AT_ONCE):
+            places = [{"task": self.task, "number": numbers[i], "key": keys[i]} for i in some]
+            rows = [batch.rows[i] | place for i, place in zip(some, places, strict=True)]
+            self.connection.execute(sa.insert(traces), rows)
+        if batch.dense is not None and batch.embedder is not None:
             self._insert_vectors(numbers, batch.dense, self._embedder(batch.embedder))
-        if rows:
-            self.through += len(rows)
-            self._set(through=self.through)
+        self.through = numbers[-1]
+        self._set(through=self.through)
 
     def _insert_vectors(self, numbers: Sequence[int], dense: Float32, maker: int) -> None:
         for some in _chunks(range(len(numbers)), _WRITTEN_AT_ONCE):

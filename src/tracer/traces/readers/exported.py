@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from tracer.traces.escaping import escaped, unescaped
-from tracer.traces.readers.fields import FieldError, kind, optional_metadata, optional_time, optional_usage
+from tracer.traces.readers.fields import FieldError, kind, optional_time, optional_usage, parse_json
 from tracer.types import ORIGINS, Origin, Seen, Trace
 
 MARK: Final = "tracer_export"
@@ -96,7 +96,7 @@ def exported_trace(fields: Mapping[str, object]) -> Trace:
         group=_text(fields, "group"),
         truth=_text(fields, "ground_truth"),
         usage=optional_usage(fields),
-        metadata=optional_metadata("metadata", fields.get("metadata")),
+        metadata=_metadata(fields.get("metadata")),
         prompt=_text(fields, "prompt_version"),
         seen=seen,
     )
@@ -119,6 +119,19 @@ def _text(fields: Mapping[str, object], name: str) -> str | None:
     if not isinstance(value, str):
         raise FieldError(name, value, f"must be a string, not {kind(value)}")
     return unescaped(value)
+
+
+def _metadata(value: object) -> dict[str, object]:
+    """Metadata are JSON within a string, which holds what no other field may."""
+    if value is None:
+        return {}
+    try:
+        found = parse_json(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise FieldError("metadata", value, f"invalid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise FieldError("metadata", value, f"must be an object, not {kind(found)}")
+    return found
 
 
 def _wanted(fields: Mapping[str, object], name: str) -> str:
