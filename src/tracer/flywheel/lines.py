@@ -36,12 +36,20 @@ def line_for_update(
     """The line that an update continues, by the new traces: the one in force, an earlier one, or a new one.
 
     Where most new traces come from teachers or prompts that the line in force does not know, the task has changed:
-    their line begins, or is taken up again. A few that trail behind are left out. ``accept`` takes them all in.
+    their line begins, or is taken up again. A few that trail behind are left out. With ``accept`` all lines become one,
+    which goes on with the ledger of the one that has spent most.
     """
     line, declared = settings.line, settings.line.labels if labels is None else tuple(labels)
     foreign = Counter({f: n for f, n in new.items() if f not in line.fingerprints})
     if accept:
-        return replace(line, fingerprints=(*line.fingerprints, *foreign), labels=declared)
+        known = (f for other in (line, *settings.lines) for f in other.fingerprints)
+        return replace(
+            line,
+            fingerprints=tuple(dict.fromkeys((*known, *foreign))),
+            labels=declared,
+            attempts=max(other.attempts for other in settings.lines),
+            decided=max(other.decided for other in settings.lines),
+        )
     if declared == line.labels and foreign.total() * 2 <= new.total():
         return line
     fingerprints = tuple(foreign) if foreign else line.fingerprints

@@ -102,7 +102,7 @@ def run(
     if Settings.read(home) is None:
         raise ConfigError(f"{home}: nothing was fitted here yet; run `tracer fit` first")
     refit = tuple(command or (sys.executable, "-m", "tracer.cli", "update", "--home", str(home)))
-    backoff, code = Backoff(), 0
+    backoff, code, before = Backoff(), 0, ""
     while True:
         view = _watched(home, config, on_notice or tell)
         settings = Settings.read(home)
@@ -115,6 +115,9 @@ def run(
             else:
                 backoff = backoff.after_failure(clock())
                 log.warning("the refit failed with exit code %d; the next one waits", code)
+        if once or view is None or view.status != before:
+            log.info("%s; refit: %s", "not watched" if view is None else view.status, wanted.reason)
+        before = before if view is None else view.status
         if view is not None:
             publish(home, view, wanted, datetime.now(UTC))
         if once:

@@ -92,8 +92,9 @@ def update(
                 )
                 storage.step("update.traces-stored")
             settings = _on_its_line(folder, store, before, label_set, now, accept=accept_fingerprint)
+            merged = settings.line.fingerprints != before.line.fingerprints
             job = _Job(folder, store, replace(settings, embedder=spec or settings.embedder), encoder, progress, now)
-            return job.run(appended, on_refusal)
+            return job.run(appended, on_refusal, merged=merged)
 
 
 def enough_fresh(config: FitConfig, attempts: int) -> int:
@@ -171,10 +172,11 @@ class _Job:
     progress: Progress
     now: datetime | None
 
-    def run(self, appended: Appended | None, on_refusal: OnRefusal) -> Verdict:
+    def run(self, appended: Appended | None, on_refusal: OnRefusal, *, merged: bool) -> Verdict:
+        """Attempt, decide, commit. ``merged``: traces of other teachers or prompts joined, so old ones are news too."""
         config, line = self.settings.config, self.settings.line
         dataset = self._dataset(line)
-        if not len(dataset) or dataset.numbers[-1] <= line.decided:
+        if not len(dataset) or (dataset.numbers[-1] <= line.decided and not merged):
             known = appended.n_known if appended is not None else len(dataset)
             raise NothingNewError(f"all {known:,} traces are known here already: there is nothing to learn from them")
         dataset, encodings = self._embedded(dataset)
