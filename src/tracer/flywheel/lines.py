@@ -42,10 +42,10 @@ def line_for_update(
     line, declared = settings.line, settings.line.labels if labels is None else tuple(labels)
     foreign = Counter({f: n for f, n in new.items() if f not in line.fingerprints})
     if accept:
-        known = (f for other in (line, *settings.lines) for f in other.fingerprints)
+        all_known = (f for other in (line, *settings.lines) for f in other.fingerprints)
         return replace(
             line,
-            fingerprints=tuple(dict.fromkeys((*known, *foreign))),
+            fingerprints=tuple(dict.fromkeys((*all_known, *foreign))),
             labels=declared,
             attempts=max(other.attempts for other in settings.lines),
             decided=max(other.decided for other in settings.lines),

@@ -125,7 +125,7 @@ class HomeSource:
             try:
                 found = self._with_policy(found) if what == "policy" else self._with_settings(found)
                 self._failed.discard(what)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the service goes on with what it has
+            except Exception as error:
                 fault()
                 self._failed.add(what)
                 self._retry_at = self._clock() + RETRY_S
