@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tracer.serving.router import Router as Router
     from tracer.traces.loading import load_dataset as load_dataset
     from tracer.traces.readers import read_traces as read_traces
+    from tracer.traces.store import TraceStore as TraceStore
     from tracer.types import Answer as Answer
     from tracer.types import Dataset as Dataset
     from tracer.types import Decisions as Decisions
@@ -52,6 +53,7 @@ _HOMES = {
     "Router": "tracer.serving.router",
     "SentenceTransformerEmbedder": "tracer.features.local",
     "Trace": "tracer.types",
+    "TraceStore": "tracer.traces.store",
     "TracerError": "tracer.errors",
     "backtest": "tracer.backtesting",
     "fit": "tracer.flywheel",
