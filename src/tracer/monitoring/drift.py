@@ -256,7 +256,7 @@ class _Bets:
         weight = np.concatenate([np.full(s, 1.0 / (s * len(sizes))) for s in sizes if s] or [np.zeros(0)])
         log_one = np.array([v for d in detectors for v in d.log_one])
         log_zero = np.array([v for d in detectors for v in d.log_zero])
-        # What a bet gains beyond this is dropped: a warning ends soon after its cause, and chance does not break it off.
+        # What a bet gains beyond this is dropped: a warning ends soon after its cause, and chance does not end it.
         return cls(log_one, log_zero, share, weight, _ENOUGH * limit * max(len(share), 1))
 
     def start(self) -> tuple[float, ...]:
