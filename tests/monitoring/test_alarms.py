@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tracer.certification.certificate import Certificate
 from tracer.errors import ConfigError, TraceError
 from tracer.monitoring.alarms import Monitor, MonitorConfig, MonitorState
 from tracer.monitoring.observations import Observation
@@ -193,6 +194,20 @@ def test_classes_are_counted_and_watched() -> None:
     assert rows["fees"].rang is not None
     assert rows["card"].verdict == "certified"
     assert [row.rang for label, row in rows.items() if label != "fees"] == [None, None, None]
+
+
+def test_classes_are_held_to_what_is_promised_on_handled_traffic(estimated: Certificate) -> None:
+    agreement = Monitor.of("v0001", estimated, 4, config=MonitorConfig(class_slack=0.02), restart=7)
+    assert agreement == Monitor(0.95, "v0001", 4, MonitorConfig(class_slack=0.02), restart=7)
+    assert agreement.promised == 0.95
+    assert agreement.classes.floor == pytest.approx(0.93)
+    overall = Monitor.of("v0001", replace(estimated, contract="overall", handled_floor=0.8), 4)
+    assert (overall.promised, overall.allowed) == (0.8, agreement.allowed)
+    assert overall.classes.floor == pytest.approx(0.75)
+    # Nine in ten agree in every class: below the target, above what is promised of handled traffic.
+    state = overall.over(audits([0.1] * 900, coverage=1.0))
+    assert {row.verdict for row in state.class_table()} == {"certified"}
+    assert replace(overall, handled_floor=None).classes.floor == 0.01
 
 
 def test_what_is_shown_is_json() -> None:

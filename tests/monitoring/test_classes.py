@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 
-import numpy as np
 import pytest
 
 from tracer.monitoring.classes import ClassCount, ClassWatch, class_table
@@ -60,10 +59,3 @@ def test_the_watch_rings_where_its_evidence_suffices_first() -> None:
 
 def test_no_class_no_row() -> None:
     assert class_table({}, 0.9, 0.05, WATCH) == ()
-
-
-def test_holm() -> None:
-    # The example of Holm's paper in spirit: 0.01 x 4, 0.02 x 3, then monotone.
-    np.testing.assert_allclose(holm([0.02, 0.01, 0.025, 0.9]), [0.06, 0.04, 0.06, 0.9])
-    assert holm([]).tolist() == []
-    assert holm([0.7, 0.8]).tolist() == [1.0, 1.0]

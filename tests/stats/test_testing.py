@@ -151,3 +151,10 @@ def test_spending_adds_up_to_delta() -> None:
 def test_attempts_count_from_one(attempt: int) -> None:
     with pytest.raises(ValueError, match=f"attempt = {attempt}: attempts count from 1"):
         testing.spending(0.05, attempt)
+
+
+def test_holm() -> None:
+    # 0.01 x 4, 0.02 x 3, then never less: 0.025 x 2 would be.
+    np.testing.assert_allclose(testing.holm([0.02, 0.01, 0.025, 0.9]), [0.06, 0.04, 0.06, 0.9])
+    assert testing.holm([]).tolist() == []
+    assert testing.holm([0.7, 0.8]).tolist() == [1.0, 1.0]

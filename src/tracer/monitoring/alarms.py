@@ -18,6 +18,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tracer.certification.certificate import Certificate
 from tracer.config import Contract
 from tracer.errors import ConfigError, TraceError
 from tracer.monitoring.classes import ClassCount, ClassRow, ClassWatch, class_table
@@ -30,6 +31,8 @@ Status = Literal["quiet", "warn", "alarm"]
 Cause = Literal["detector", "rollback", "promotion"]
 MOST_AUDITED = 0.2
 """A warning never raises the audit rate above this."""
+_LEAST = 0.01
+"""No class is held to less agreement than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +97,30 @@ class Monitor:
         if self.handled_floor is not None and not 0.0 <= self.handled_floor < 1.0:
             raise ConfigError(f"handled_floor = {self.handled_floor}: must lie between 0 and 1")
 
+    @classmethod
+    def of(
+        cls,
+        policy: str,
+        certificate: Certificate,
+        n_classes: int,
+        *,
+        config: MonitorConfig | None = None,
+        restart: int = 0,
+    ) -> Self:
+        """The monitor of what a policy's certificate promises (or, where it is estimated, is to promise)."""
+        floor = certificate.handled_floor
+        settings = config or MonitorConfig()
+        return cls(certificate.target, policy, n_classes, settings, certificate.contract, floor, restart)
+
     @property
     def allowed(self) -> float:
         """The rate of counted audits that may disagree."""
         return 1.0 - self.target
+
+    @property
+    def promised(self) -> float:
+        """The agreement promised on handled traffic, against which classes are held."""
+        return max(self.target if self.contract == "agreement" else self.handled_floor or 0.0, _LEAST)
 
     @property
     def detector(self) -> Detector:
@@ -107,7 +130,7 @@ class Monitor:
     @property
     def classes(self) -> ClassWatch:
         """The watch over predicted classes."""
-        floor = max(self.target - self.config.class_slack, 0.01)
+        floor = max(self.promised - self.config.class_slack, _LEAST)
         return ClassWatch(floor, self.n_classes, self.config.rollback_delta)
 
     def start(self) -> MonitorState:
@@ -288,7 +311,7 @@ class MonitorState:
 
     def class_table(self) -> tuple[ClassRow, ...]:
         """What is known of each predicted class, the most frequent first."""
-        return class_table(self.classes, self.monitor.target, self.monitor.config.level, self.monitor.classes)
+        return class_table(self.classes, self.monitor.promised, self.monitor.config.level, self.monitor.classes)
 
     def advised_rate(self, rate: float) -> float:
         """The audit rate to use where ``rate`` is set: twice as much after a warning, up to 0.2, never less."""

@@ -3,7 +3,8 @@
 The shares handled, novel and of each predicted label are compared with what the rows that certified the policy showed.
 Each comparison is a Shiryaev-Roberts detector whose time is wall-clock time: on average at least ``days`` pass before a
 false warning of its kind, as long as traffic stays as it was. What is known of a share is its exact interval on the
-certifying rows, widened by a factor of its odds, so that neither a small sample nor a small change rings.
+certifying rows, widened by a factor of its odds, so that neither a small sample nor a small change rings. Traffic that
+swings more than that with the hour of the day is not "as it was" at any one hour: give it tallies of whole days.
 
 The mix of labels bets on each label alone, more or less frequent than it was, and averages over all labels: a mixture
 e-detector. A chi-square test a window would ring earlier where many labels move a little, but needs levels that shrink
@@ -21,6 +22,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tracer.certification.certificate import Certificate
 from tracer.errors import ConfigError
 from tracer.monitoring.tallies import Counts, Tally
 from tracer.monitoring.teachers import TeacherLabels
@@ -30,6 +32,10 @@ from tracer.types import Trace
 
 _DAY_S = 86_400.0
 _OTHER = "(other)"
+_ENOUGH = 1e5
+"""A bet that alone would ring so many times over stops growing."""
+_GONE = 1 / 20
+"""A warning ends where its detector falls below this share of the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +45,10 @@ class DriftConfig:
     ``level``: probability that the certifying rows mislead."""
 
     days: float = 365.0
-    odds: float = 1.25
+    odds: float = 1.15
     novel: float = 0.02
     novel_limit: float = 0.03
-    level: float = 0.001
+    level: float = 0.01
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.days) and self.days > 0.0):
@@ -69,6 +75,13 @@ class Drift:
     def __post_init__(self) -> None:
         if not 0 <= self.n_handled <= self.n_shadow:
             raise ConfigError(f"n_handled = {self.n_handled} must lie between 0 and n_shadow = {self.n_shadow}")
+
+    @classmethod
+    def of(
+        cls, policy: str, certificate: Certificate, labels: Mapping[str, int], config: DriftConfig | None = None
+    ) -> Self:
+        """What a policy's certificate and the labels predicted on its certifying rows lead to expect."""
+        return cls(policy, certificate.n_shadow, certificate.n_handled, labels, config or DriftConfig())
 
     @property
     def limit(self) -> float:
@@ -140,10 +153,11 @@ class DriftState:
             totals = (tally.n_decided, tally.n_decided, sum(tally.labels.values()))
             for i, (kind, detector) in enumerate(zip(_KINDS, detectors, strict=True)):
                 bets[i] = detector.after(bets[i], ones[i], totals[i], passed)
-                if detector.value(bets[i]) < self.drift.limit:
-                    since.pop(kind, None)
-                else:
+                value = detector.value(bets[i])
+                if value >= self.drift.limit:
                     since.setdefault(kind, begin)
+                elif value < _GONE * self.drift.limit:
+                    since.pop(kind, None)
             if current.seconds >= _DAY_S:
                 previous, current = current, Counts()
             current = current.plus(passed, tally)
@@ -185,7 +199,7 @@ class DriftState:
         return (*out, *self.teacher.warnings())
 
     def _moved(self, recent: Counts) -> tuple[str, float, float]:
-        """The label on which the mix lost most of its bets: its recent share, and the share expected."""
+        """The label that the bets of the mix say moved most: its recent share, and the share expected."""
         label = self.drift.mixed()[self.drift.bets()[2].leader(np.asarray(self.mix))]
         count = recent.labels.get(label, 0)
         if label == _OTHER:
@@ -242,8 +256,8 @@ class _Bets:
         weight = np.concatenate([np.full(s, 1.0 / (s * len(sizes))) for s in sizes if s] or [np.zeros(0)])
         log_one = np.array([v for d in detectors for v in d.log_one])
         log_zero = np.array([v for d in detectors for v in d.log_zero])
-        # A bet that alone would ring ten times over may stop growing: the warning then ends soon after its cause.
-        return cls(log_one, log_zero, share, weight, 10.0 * limit * max(len(share), 1))
+        # What a bet gains beyond this is dropped: a warning ends soon after its cause, and chance does not end it.
+        return cls(log_one, log_zero, share, weight, _ENOUGH * limit * max(len(share), 1))
 
     def start(self) -> tuple[float, ...]:
         return (0.0,) * len(self.share)
