@@ -121,16 +121,11 @@ def _look(home: Path, settings: Settings, store: TraceStore, config: MonitorConf
 
 def _resumed(home: Path, settings: Settings, policy: Policy, config: MonitorConfig) -> tuple[MonitorState, DriftState]:
     """Where the last look stopped; from the beginning of the watch where it cannot be known."""
-    certificate = policy.certificate
-    monitor = Monitor(
-        target=certificate.target, policy=policy.version, n_classes=len(policy.space), config=config,
-        contract=certificate.contract, handled_floor=certificate.handled_floor, restart=settings.line.watched,
-    )  # fmt: skip
-    drift = Drift(
-        policy.version, certificate.n_shadow, certificate.n_handled,
-        {name: int(policy.report.get("predicted", {}).get(name, 0)) for name in policy.space.names}
-        if policy.report.get("predicted") else {},
-    )  # fmt: skip
+    watched, n_classes = settings.line.watched, len(policy.space)
+    monitor = Monitor.of(policy.version, policy.certificate, n_classes, config=config, restart=watched)
+    predicted = policy.report.get("predicted") or {}
+    labels = {name: int(predicted.get(name, 0)) for name in policy.space.names} if predicted else {}
+    drift = Drift.of(policy.version, policy.certificate, labels)
     state, drifting = monitor.start(), drift.start()
     try:
         content = json.loads((home / STATE).read_text(encoding="utf-8"))
