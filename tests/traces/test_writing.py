@@ -135,6 +135,11 @@ def test_a_writer_waits_for_the_one_before(where: str) -> None:
         assert [trace.id for _, trace in two.traces()] == ["first", "second"]
 
 
+def test_readers_do_not_wait_for_a_writer(where: str) -> None:
+    with TraceStore.open(where, wait_s=0.2) as one, held_open(one, "first"), TraceStore.open(where, wait_s=0.2) as two:
+        assert (two.count(), two.fingerprints(), list(two.traces())) == (0, (), [])
+
+
 def test_a_writer_that_gives_up_leaves_no_gap(where: str) -> None:
     with TraceStore.open(where) as one, TraceStore.open(where) as two:
         with pytest.raises(KeyError), held_open(one, "first"):

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -22,8 +21,8 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
-from tracer.errors import ConfigError, StoreError, TraceError, TracerError
-from tracer.traces import columns, forgetting
+from tracer.errors import ConfigError, StoreError, TraceError
+from tracer.traces import columns, forgetting, locking
 from tracer.traces.database import Database
 from tracer.traces.escaping import escaped, unescaped
 from tracer.traces.facts import Appended, Fingerprint, Forgotten, StoreFacts, Traffic, check_fits
@@ -298,24 +297,8 @@ class TraceStore:
         if self._database.is_sqlite:
             yield lambda: None
             return
-        digest = blake2b(f"{self.store_id}\0{self.task}\0{name}".encode(), digest_size=8).digest()
-        key = int.from_bytes(digest, "big", signed=True)
-        with self._database.outside() as connection:
-            # Some servers end sessions that are idle for long, and the lock with them.
-            unlimited = "SELECT set_config('idle_session_timeout', '0', false) FROM pg_settings WHERE name = "
-            connection.exec_driver_sql(unlimited + "'idle_session_timeout'")
-            if not connection.execute(sa.select(sa.func.pg_try_advisory_lock(key))).scalar_one():
-                raise TracerError(f"{self.url}: another process is fitting here; try again when it is done")
-
-            def held() -> None:
-                with self._lost():
-                    connection.execute(sa.select(1)).scalar_one()
-
+        with locking.locked(self._database, f"{self.store_id}\0{self.task}\0{name}") as held:
             yield held
-            with self._lost():
-                ours = connection.execute(sa.select(sa.func.pg_advisory_unlock(key))).scalar_one()
-            if not ours:
-                raise StoreError(f"{self.url}: the lock was not this session's: does a pooler share sessions here?")
 
     # Within.
 
@@ -323,13 +306,6 @@ class TraceStore:
     def _writing(self) -> Iterator[Writer]:
         with self._database.writing() as connection:
             yield Writer(connection, self.store_id, self._task)
-
-    @contextmanager
-    def _lost(self) -> Iterator[None]:
-        try:
-            yield
-        except sa.exc.DBAPIError as error:
-            raise StoreError(f"{self.url}: the connection broke, and the lock with it: another may fit here") from error
 
     def _reader(self, connection: Connection) -> Reader:
         return Reader(connection, self.store_id, self._task)
