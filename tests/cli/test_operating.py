@@ -140,7 +140,7 @@ def test_status_tells_what_audits_say(here: Path, messages: Dataset) -> None:
 
 
 def test_the_loop_demotes_on_an_alarm_and_tells(here: Path, messages: Dataset) -> None:
-    """A teacher that changed its mind on everything: the alarm rings, and what was certified safer takes over or nobody."""
+    """A teacher that changed its mind on everything: the alarm rings, and a safer threshold takes over, or nobody."""
     certificate = PolicyRegistry(here).load().certificate
     routed(here, messages, range(1300, 1500), wrong=True)
     shown = run("flywheel", "run", "--once", "--home", here)

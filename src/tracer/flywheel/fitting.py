@@ -88,7 +88,7 @@ def fit(
     folder = Path(home or HOME)
     with locked(folder):
         before = Settings.read(folder)
-        with opened(folder, before, task) as store:
+        with opened(folder, before, task) as (store, held):
             dataset, stored = _joined(store, given, records, before, discard=discard)
             if stored and encoder is not None:
                 dataset, encodings = embed_stored(store, dataset, encoder, config, progress)
@@ -117,6 +117,7 @@ def fit(
             if before is not None:
                 after = replace(after, lines=before.with_line(line).lines, tainted=before.tainted)
             to_store = None if stored else (dataset, records)
+            held()
             verdict = _commit(folder, outcome.verdict, store, after, to_store, now, discard=discard)
             leave(folder, outcome.warm)
             explain(folder, verdict, dataset if stored else store.load(labels=_declared(dataset)), config, parent)

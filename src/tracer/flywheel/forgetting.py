@@ -60,7 +60,7 @@ def forget(
         settings = Settings.read(folder)
         if settings is None:
             raise TraceError(f"{folder}: its settings went away")
-        with opened(folder, settings) as store:
+        with opened(folder, settings) as (store, _held):
 
             def select(*, dry_run: bool) -> Forgotten:
                 return store.forget(

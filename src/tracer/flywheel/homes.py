@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -46,13 +46,16 @@ def locked(home: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opened(home: Path, settings: Settings | None, task: str = "default") -> Iterator[TraceStore]:
+def opened(
+    home: Path, settings: Settings | None, task: str = "default"
+) -> Iterator[tuple[TraceStore, Callable[[], None]]]:
     """The trace store of a home: as its settings say, else by ``DATABASE_URL``, else SQLite in the folder.
 
-    On PostgreSQL its lock is held too, which homes on other machines see. Raises ConfigError, StoreError.
+    On PostgreSQL its lock is held too, which homes on other machines see; the function given beside the store raises
+    StoreError where it was lost: call it before what only its holder may do. Raises ConfigError, StoreError.
     """
-    with store_of(home, settings, task) as store, store.lock():
-        yield store
+    with store_of(home, settings, task) as store, store.lock() as held:
+        yield store, held
 
 
 def store_of(home: Path, settings: Settings | None, task: str = "default") -> TraceStore:

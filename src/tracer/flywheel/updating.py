@@ -8,7 +8,7 @@ it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -83,7 +83,7 @@ def update(
         if before is None:
             raise TraceError(f"{folder}: its settings went away")
         encoder, spec = encoder_of(embedder if embedder is not None else before.embedder, folder / CACHE)
-        with opened(folder, before) as store:
+        with opened(folder, before) as (store, held):
             appended = None
             if any(given is not None for given in (traces, texts, labels, embeddings)):
                 new, trace_log = read(traces, texts=texts, labels=labels, embeddings=embeddings, reader=reader)
@@ -93,7 +93,8 @@ def update(
                 storage.step("update.traces-stored")
             settings = _on_its_line(folder, store, before, label_set, now, accept=accept_fingerprint)
             merged = settings.line.fingerprints != before.line.fingerprints
-            job = _Job(folder, store, replace(settings, embedder=spec or settings.embedder), encoder, progress, now)
+            named = replace(settings, embedder=spec or settings.embedder)
+            job = _Job(folder, store, held, named, encoder, progress, now)
             return job.run(appended, on_refusal, merged=merged)
 
 
@@ -167,6 +168,7 @@ class _Job:
 
     home: Path
     store: TraceStore
+    held: Callable[[], None]
     settings: Settings
     encoder: Embedder | None
     progress: Progress
@@ -239,6 +241,7 @@ class _Job:
         self, registry: PolicyRegistry, outcome: Outcome, decision: Decision, line: Line, incumbent: Policy | None
     ) -> Verdict:
         """Versions, then the decision, then the pointer."""
+        self.held()
         spec, through = self.settings.embedder, self.store.through()
         verdict = saved(registry, outcome.verdict, spec)
         target: str | None = incumbent.version if incumbent is not None else None

@@ -89,7 +89,7 @@ def watch(
         settings = Settings.read(home)
         if settings is None:
             raise TraceError(f"{home}: its settings went away")
-        with opened(home, settings) as store:
+        with opened(home, settings) as (store, _held):
             view = _look(home, settings, store, config or MonitorConfig())
             _remember(home, view)
             acting = _Acting(home, store, PolicyRegistry(home), view, embedder, now)
