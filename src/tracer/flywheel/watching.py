@@ -22,7 +22,7 @@ from tracer.certification.certificate import Certificate
 from tracer.errors import ConfigError, TraceError
 from tracer.features.dense import Embedder
 from tracer.flywheel.committing import recertified
-from tracer.flywheel.homes import locked, opened, store_of
+from tracer.flywheel.homes import locked, store_of
 from tracer.flywheel.settings import TEACHER, Challenger, Settings
 from tracer.monitoring.alarms import Monitor, MonitorConfig, MonitorState
 from tracer.monitoring.drift import Drift, DriftState
@@ -82,14 +82,14 @@ def watch(
     embedder: Embedder | None = None,
     now: datetime | None = None,
 ) -> tuple[View, tuple[Notice, ...]]:
-    """Look, and act on it. Waits for nobody: raises TracerError where another process fits or watches here."""
+    """Look, and act on it, also while a refit is running: an alarm does not wait for it."""
     if Settings.read(home) is None:
         raise TraceError(f"{home}: nothing was fitted here yet; run `tracer fit` first")
     with locked(home):
         settings = Settings.read(home)
         if settings is None:
             raise TraceError(f"{home}: its settings went away")
-        with opened(home, settings) as (store, _held):
+        with store_of(home, settings) as store:
             view = _look(home, settings, store, config or MonitorConfig())
             _remember(home, view)
             acting = _Acting(home, store, PolicyRegistry(home), view, embedder, now)
