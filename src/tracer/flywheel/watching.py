@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class View:
     """What is known of the policy in force. ``monitor`` and ``drift`` are None where no policy is."""
 
     settings: Settings
-    active: Policy | None
+    active: Policy | None = field(repr=False)
     monitor: MonitorState | None
     drift: DriftState | None
     through: int
