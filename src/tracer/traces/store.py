@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
+from tracer import storage
 from tracer.errors import ConfigError, StoreError, TraceError, TracerError
 from tracer.traces import columns, forgetting
 from tracer.traces.database import Database
@@ -109,7 +110,9 @@ class TraceStore:
         """
         batch = batch_of(traces, records, dense, embedder, recorded_at)
         with self._writing() as writer:
-            return writer.append(batch)
+            done = writer.append(batch)
+            storage.step("store.appending")
+        return done
 
     def replace(
         self,
@@ -133,6 +136,8 @@ class TraceStore:
                 )
             writer.clear()
             done = writer.append(batch)
+            storage.step("store.replacing")
+        storage.step("store.replaced")
         self._drop_copy()
         return done
 
@@ -161,7 +166,10 @@ class TraceStore:
         with self._writing() as writer:
             found = forgetting.find(writer.connection, self._task, wanted)
             forgetting.remove(writer, found, wanted)
+            storage.step("store.rows-removing")
+        storage.step("store.rows-removed")
         self._drop_copy()
+        storage.step("store.copy-dropped")
         forgetting.scrub(self._database)
         return found
 
