@@ -16,7 +16,6 @@ from tracer.errors import ArchiveError, PolicyError, TraceError, TracerError
 from tracer.explanations import artefacts
 from tracer.explanations.rows import Stored
 from tracer.flywheel.homes import ARTEFACTS, WARM
-from tracer.flywheel.settings import Settings
 from tracer.learning import warmstart
 from tracer.pipeline import Certified, Refused, Verdict, WarmStart
 from tracer.policies.policy import Policy
@@ -50,17 +49,6 @@ def recertified(
     """The same policy under another certificate, as a version of its own."""
     stamp = (now or datetime.now(UTC)).isoformat(timespec="seconds")
     return registry.save(replace(policy, certificate=certificate, parent=policy.version, created=stamp))
-
-
-def clear_tainted(home: Path, settings: Settings, registry: PolicyRegistry) -> None:
-    """Write the settings, and remove versions that learned from forgotten traces once they are not in force."""
-    active, there = registry.active_version(), registry.versions()
-    gone = [version for version in settings.tainted if version in there and version != active]
-    for version in gone:
-        registry.remove(version, note="learned from traces that were forgotten")
-        (home / ARTEFACTS / f"{version}.json").unlink(missing_ok=True)
-    kept = tuple(version for version in settings.tainted if version == active)
-    replace(settings, tainted=kept).write(home)
 
 
 def warm_start(home: Path) -> WarmStart | None:

@@ -102,6 +102,17 @@ def stored_traces(home: Path, settings: Settings) -> Dataset:
         return store.load(fingerprints=line.fingerprints, labels=labels)
 
 
+def clear_tainted(home: Path, settings: Settings, registry: PolicyRegistry) -> None:
+    """Write the settings, and remove versions that learned from forgotten traces once they are not in force."""
+    active, there = registry.active_version(), registry.versions()
+    gone = [version for version in settings.tainted if version in there and version != active]
+    for version in gone:
+        registry.remove(version, note="learned from traces that were forgotten")
+        (home / ARTEFACTS / f"{version}.json").unlink(missing_ok=True)
+    kept = tuple(version for version in settings.tainted if version == active)
+    replace(settings, tainted=kept).write(home)
+
+
 def _recover(home: Path) -> None:
     """Activate what was decided for when a process died: the decision stands in the settings, the pointer follows."""
     settings = Settings.read(home)
@@ -110,6 +121,6 @@ def _recover(home: Path) -> None:
     registry = PolicyRegistry(home)
     wanted = None if settings.pending == TEACHER else settings.pending
     if (wanted is None or wanted in registry.versions()) and registry.active_version() != wanted:
-        registry.activate(wanted, note="finished what a process that died had decided")
+        registry.activate(wanted, event="recovered", note="finished what a process that died had decided")
         log.warning("%s is in force: the process that decided so died before", wanted or "the teacher")
-    replace(settings, pending=None).write(home)
+    clear_tainted(home, replace(settings, pending=None), registry)

@@ -21,10 +21,10 @@ from tracer import pipeline, storage
 from tracer.config import FitConfig
 from tracer.errors import EmbedderError, NothingNewError, TraceError
 from tracer.features.dense import Embedder
-from tracer.flywheel.committing import clear_tainted, explain, leave, recertified, save, saved, warm_start
+from tracer.flywheel.committing import explain, leave, recertified, save, saved, warm_start
 from tracer.flywheel.deciding import Decision, OnRefusal, check_choice, decide
 from tracer.flywheel.fitting import attempting, embed_stored, level_of, records_of, silent
-from tracer.flywheel.homes import CACHE, HOME, fitting, locked, opened
+from tracer.flywheel.homes import CACHE, HOME, clear_tainted, fitting, locked, opened
 from tracer.flywheel.lines import change_statement, fingerprints_of, line_for_update
 from tracer.flywheel.reading import Traces, embed_dataset, encoder_of, read
 from tracer.flywheel.settings import TEACHER, Challenger, Line, Settings
