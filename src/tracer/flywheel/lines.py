@@ -10,13 +10,24 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from tracer.flywheel.settings import Fingerprint, Line, Settings
 from tracer.types import Dataset
+
+_NEWEST = 100
+"""Traces that say which task is asked now: of more, the old ones would hide a change for long."""
 
 
 def fingerprints_of(dataset: Dataset) -> Counter[Fingerprint]:
     """How many traces each teacher and prompt labelled."""
     return Counter(map(Fingerprint, dataset.teachers, dataset.prompts))
+
+
+def news(everything: Dataset, settings: Settings) -> Counter[Fingerprint]:
+    """Fingerprints of the newest stored traces that came after the last decision of any line."""
+    decided = max(line.decided for line in settings.lines)
+    return fingerprints_of(everything.take(np.flatnonzero(everything.numbers > decided)[-_NEWEST:]))
 
 
 def line_for_fit(before: Settings | None, found: Iterable[Fingerprint], labels: Sequence[str] | None) -> Line:
@@ -50,13 +61,18 @@ def line_for_update(
             attempts=max(other.attempts for other in settings.lines),
             decided=max(other.decided for other in settings.lines),
         )
-    if declared == line.labels and foreign.total() * 2 <= new.total():
+    if declared == line.labels and not is_foreign(line, new):
         return line
     fingerprints = tuple(foreign) if foreign else line.fingerprints
     for known in reversed(settings.lines):
         if known.labels == declared and set(fingerprints) & set(known.fingerprints):
             return replace(known, fingerprints=tuple(dict.fromkeys((*known.fingerprints, *fingerprints))))
     return Line(max(known.number for known in settings.lines) + 1, fingerprints, declared)
+
+
+def is_foreign(line: Line, new: Counter[Fingerprint]) -> bool:
+    """Whether most of these traces are labelled by teachers or prompts that a line does not know."""
+    return sum(n for f, n in new.items() if f not in line.fingerprints) * 2 > new.total()
 
 
 def change_statement(old: Line, new: Line) -> str:

@@ -25,7 +25,7 @@ from tracer.flywheel.committing import explain, leave, recertified, save, saved,
 from tracer.flywheel.deciding import Decision, OnRefusal, check_choice, decide
 from tracer.flywheel.fitting import attempting, embed_stored, level_of, records_of, silent
 from tracer.flywheel.homes import CACHE, HOME, clear_tainted, fitting, locked, opened
-from tracer.flywheel.lines import change_statement, fingerprints_of, line_for_update
+from tracer.flywheel.lines import change_statement, line_for_update, news
 from tracer.flywheel.reading import Traces, embed_dataset, encoder_of, read
 from tracer.flywheel.settings import TEACHER, Challenger, Line, Settings
 from tracer.learning.crossfit import Progress
@@ -144,9 +144,7 @@ def _on_its_line(
     accept: bool,
 ) -> Settings:
     """The settings on the policy line that the new traces belong to; on another one, the teacher takes over."""
-    everything = store.load()
-    new = everything.take(np.flatnonzero(everything.numbers > settings.line.decided))
-    line = line_for_update(settings, fingerprints_of(new), label_set, accept=accept)
+    line = line_for_update(settings, news(store.load(), settings), label_set, accept=accept)
     if line == settings.line:
         return settings
     with locked(home):
