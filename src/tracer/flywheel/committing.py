@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from tracer.explanations.rows import Stored
 from tracer.flywheel.homes import ARTEFACTS, WARM
 from tracer.learning import warmstart
 from tracer.pipeline import Certified, Refused, Verdict, WarmStart
+from tracer.policies.fingerprints import Fingerprint
 from tracer.policies.policy import Policy
 from tracer.policies.registry import PolicyRegistry
 from tracer.types import Dataset
@@ -25,21 +27,27 @@ from tracer.types import Dataset
 log = logging.getLogger("tracer.flywheel")
 
 
-def saved(registry: PolicyRegistry, verdict: Verdict, embedder: str | None) -> Verdict:
+def saved(
+    registry: PolicyRegistry, verdict: Verdict, embedder: str | None, fingerprints: Sequence[Fingerprint]
+) -> Verdict:
     """The verdict with its policies written as versions, further targets first."""
-    frontier = tuple(_saved(registry, further, embedder) for further in verdict.frontier)
-    return replace(_saved(registry, verdict, embedder), frontier=frontier)
+
+    def with_version(one: Verdict) -> Verdict:
+        if isinstance(one, Refused):
+            return one
+        return replace(one, policy=save(registry, one.policy, embedder, fingerprints))
+
+    frontier = tuple(map(with_version, verdict.frontier))
+    return replace(with_version(verdict), frontier=frontier)
 
 
-def _saved(registry: PolicyRegistry, verdict: Verdict, embedder: str | None) -> Verdict:
-    if isinstance(verdict, Refused):
-        return verdict
-    return replace(verdict, policy=save(registry, verdict.policy, embedder))
-
-
-def save(registry: PolicyRegistry, policy: Policy, embedder: str | None) -> Policy:
-    """A policy as a new version that knows its embedder's name."""
-    task = {**policy.task, "embedder": embedder if policy.embedder is not None else None}
+def save(registry: PolicyRegistry, policy: Policy, embedder: str | None, fingerprints: Sequence[Fingerprint]) -> Policy:
+    """A policy as a new version that knows its embedder's name, and whose labels it imitates."""
+    task = {
+        **policy.task,
+        "embedder": embedder if policy.embedder is not None else None,
+        "fingerprints": [list(f) for f in fingerprints],
+    }
     return registry.save(replace(policy, task=task))
 
 

@@ -152,7 +152,7 @@ def _commit(
     registry, before = PolicyRegistry(home), Settings.read(home)
     if before is not None:
         settings = replace(settings, lines=before.with_line(settings.line).lines, tainted=before.tainted)
-    verdict = saved(registry, verdict, settings.embedder)
+    verdict = saved(registry, verdict, settings.embedder, settings.line.fingerprints)
     storage.step("fit.policies-saved")
     if to_store is not None:
         dataset, records = to_store

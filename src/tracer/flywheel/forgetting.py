@@ -16,7 +16,7 @@ from tracer import storage
 from tracer.errors import PolicyError, TraceError
 from tracer.explanations.asking import ASKED_TWICE
 from tracer.features.cache import EmbeddingCache
-from tracer.flywheel.homes import ARTEFACTS, CACHE, WARM, clear_tainted, fitting, locked, opened
+from tracer.flywheel.homes import ARTEFACTS, CACHE, WARM, clear_tainted, fitting, locked, opened, traces_of
 from tracer.flywheel.settings import Settings
 from tracer.policies.registry import PolicyRegistry
 from tracer.traces.rooms import traces_digest
@@ -94,7 +94,7 @@ def forget(
 
 def _learned_from(found: Forgotten, store: TraceStore, registry: PolicyRegistry, settings: Settings) -> tuple[str, ...]:
     """Versions that were fitted or certified on one of these rows, or of which that cannot be known."""
-    dataset = store.load(fingerprints=settings.line.fingerprints)
+    dataset = traces_of(store, settings.line)
     first = min(found.numbers)
     digests: dict[int, str] = {}
     affected = []

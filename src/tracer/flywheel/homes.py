@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tracer import storage
 from tracer.errors import ConfigError, StoreError
-from tracer.flywheel.settings import TEACHER, Settings
+from tracer.flywheel.settings import TEACHER, Line, Settings
+from tracer.policies.fingerprints import Fingerprint, belongs
 from tracer.policies.registry import PolicyRegistry
 from tracer.traces.store import COPY, TraceStore
 from tracer.types import Dataset, LabelSpace
@@ -96,10 +97,17 @@ def store_of(home: Path, settings: Settings | None, task: str = "default") -> Tr
 
 def stored_traces(home: Path, settings: Settings) -> Dataset:
     """The traces of the policy line in force, in the order in which they came."""
-    line = settings.line
-    labels = LabelSpace(line.labels, declared=True) if line.labels is not None else None
     with store_of(home, settings) as store:
-        return store.load(fingerprints=line.fingerprints, labels=labels)
+        return traces_of(store, settings.line)
+
+
+def traces_of(store: TraceStore, line: Line) -> Dataset:
+    """The traces of a policy line. Raises TraceError where there are none."""
+    labels = LabelSpace(line.labels, declared=True) if line.labels is not None else None
+    mine = [
+        f for f in (Fingerprint(s.teacher, s.prompt) for s in store.fingerprints()) if belongs(line.fingerprints, f)
+    ]
+    return store.load(fingerprints=mine, labels=labels)
 
 
 def clear_tainted(home: Path, settings: Settings, registry: PolicyRegistry) -> None:
