@@ -14,6 +14,7 @@
     ├── PolicyError          a policy that cannot be used
     │   └── ArchiveError     a truncated, tampered or foreign archive
     ├── RouteError           a request that no side can answer
+    ├── BusyError            another process is at it: try again when it is done
     └── MissingExtraError    an optional dependency is not installed (also an ImportError)
 """
 
@@ -22,6 +23,10 @@ from __future__ import annotations
 
 class TracerError(Exception):
     """The root of the tree: catch it to catch all that Tracer raises on purpose."""
+
+
+class BusyError(TracerError):
+    """Another process holds the lock of a home folder or of its store."""
 
 
 class ConfigError(TracerError, ValueError):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tracer.errors import TracerError
+from tracer.errors import BusyError
 
 _POLL_S = 0.02
 
@@ -81,7 +81,7 @@ def sweep(folder: Path) -> None:
 def locked(folder: Path, name: str = ".lock", *, what: str = "fitting", wait_s: float = 0.0) -> Iterator[None]:
     """Hold a lock file in a folder; freed if the process dies.
 
-    Raises TracerError where another process, which is then ``what``, holds it for longer than ``wait_s``.
+    Raises BusyError where another process, which is then ``what``, holds it for longer than ``wait_s``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + wait_s
@@ -92,7 +92,7 @@ def locked(folder: Path, name: str = ".lock", *, what: str = "fitting", wait_s: 
                 break
             except BlockingIOError as error:
                 if time.monotonic() >= until:
-                    raise TracerError(f"{folder}: another process is {what} here; try again when it is done") from error
+                    raise BusyError(f"{folder}: another process is {what} here; try again when it is done") from error
             time.sleep(_POLL_S)
         yield
 

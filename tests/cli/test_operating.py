@@ -45,7 +45,7 @@ def fails(*arguments: object) -> str:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, messages: Dataset) -> Path:
     """A home with two certified versions; the second is in force."""
-    texts = replace(messages, dense=None, embedder=None)
+    texts = replace(messages, dense=None, embedder=None, teachers=("mine",) * len(messages))
     folder = tmp_path_factory.mktemp("two") / "home"
     config = FitConfig(targets=(0.8,), features="lexical", ledger="promotion")
     assert isinstance(flywheel.fit(texts.take(np.arange(600)), home=folder, config=config), Certified)
@@ -86,6 +86,7 @@ def test_history_rollback_promote_and_note(here: Path) -> None:
     assert run("promote", "v0002", "--home", here).exit_code == 0
     assert run("promote", "teacher", "--home", here).exit_code == 0
     assert PolicyRegistry(here).active_version() is None
+    assert document("status", "--home", here)["held"], "until a version is promoted by hand"
     assert run("note", "v0002", "seen by the risk team", "--home", here).exit_code == 0
     told = document("history", "--home", here)
     assert [e["event"] for e in told["events"]] == ["fit", "promote", "rollback", "promote", "teacher", "note"]
@@ -183,5 +184,5 @@ def test_another_teacher_starts_a_line_and_may_be_accepted(here: Path, messages:
     merged = run("update", "--accept-fingerprint", "--home", here)
     assert merged.exit_code == 0, merged.output
     known = document("status", "--home", here)
-    assert sorted(map(tuple, known["fingerprints"]), key=str) == [("other", None), (None, None)]
+    assert sorted(map(tuple, known["fingerprints"])) == [("mine", None), ("other", None)]
     assert known["policy"] is not None

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from tracer import flywheel
+from tracer.config import FitConfig
 from tracer.errors import TracerError
 from tracer.flywheel import running
 from tracer.flywheel.settings import Settings
 from tracer.policies.registry import PolicyRegistry
 from tracer.types import Dataset
+
+LEXICAL = FitConfig(targets=(0.8,), features="lexical")
 
 
 def relabelled(messages: Dataset, rows: range, prompt: str | None) -> Dataset:
@@ -21,6 +24,14 @@ def relabelled(messages: Dataset, rows: range, prompt: str | None) -> Dataset:
     few = replace(messages.take(np.arange(rows.start, rows.stop)), dense=None, embedder=None)
     few = replace(few, ids=tuple(f"{prompt}-{key}" for key in few.ids), numbers=np.arange(1, len(few) + 1))
     return replace(few, prompts=(prompt,) * len(few))
+
+
+@pytest.fixture
+def home(small_texts: Dataset, tmp_path: Path) -> Path:
+    """A home whose log names its prompt."""
+    folder = tmp_path / "named"
+    flywheel.fit(replace(small_texts, prompts=("1",) * len(small_texts)), home=folder, config=LEXICAL)
+    return folder
 
 
 def append(home: Path, traces: Dataset) -> Settings:
@@ -32,7 +43,7 @@ def append(home: Path, traces: Dataset) -> Settings:
 
 
 def test_the_loop_hears_of_another_prompt_though_many_old_ones_wait(home: Path, messages: Dataset) -> None:
-    append(home, relabelled(messages, range(1000, 1110), None))
+    append(home, relabelled(messages, range(1000, 1110), "1"))
     settings = append(home, relabelled(messages, range(1110, 1160), "2"))
     assert "prompt" not in running.due(home, settings).reason  # half of the newest are no majority
     settings = append(home, relabelled(messages, range(1160, 1161), "2"))
@@ -42,7 +53,7 @@ def test_the_loop_hears_of_another_prompt_though_many_old_ones_wait(home: Path, 
 
 
 def test_a_line_that_has_too_little_to_learn_from_stays_the_line(home: Path, messages: Dataset) -> None:
-    append(home, relabelled(messages, range(1000, 1060), None))
+    append(home, relabelled(messages, range(1000, 1060), "1"))
     two = replace(relabelled(messages, range(1100, 1200), "2"), labels=("one label",) * 100)
     append(home, replace(two, space=type(two.space).observed(two.labels), y=np.zeros(100, dtype=np.int32)))
     for _ in range(2):

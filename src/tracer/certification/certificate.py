@@ -79,9 +79,11 @@ class Certificate:
 
     @property
     def agreement_lower(self) -> float:
-        """Clopper-Pearson lower bound on handled agreement at ``level``."""
-        from tracer.stats import binomial  # needs scipy, which serving does not load
+        """Lower bound on handled agreement at ``level``: Clopper and Pearson's, or the e-process turned around."""
+        from tracer.stats import binomial, sequences  # need scipy, which serving does not load
 
+        if self.evidence == "e-process":
+            return 1.0 - sequences.largest_unproven(self.n_disagreed, self.n_handled, self.level)
         return binomial.agreement_lower(self.n_agreed, self.n_handled, self.level)
 
     @property

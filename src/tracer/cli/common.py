@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tracer import cost
-from tracer.errors import ConfigError, TracerError
+from tracer.errors import BusyError, ConfigError, TracerError
 from tracer.types import Usage
 
 REFUSED = 3
 """Exit code where the gate refuses: for scripts and CI."""
+BUSY = 4
+"""Exit code where another process is at it."""
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
@@ -36,7 +38,7 @@ def errors_as_exits() -> Iterator[None]:
         yield
     except TracerError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(1) from error
+        raise typer.Exit(BUSY if isinstance(error, BusyError) else 1) from error
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         err.print(f"[bold red]error:[/] {escape(where + (error.strerror or str(error)))}", soft_wrap=True)

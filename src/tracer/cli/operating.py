@@ -14,7 +14,7 @@ from rich.table import Table
 from tracer.cli import options
 from tracer.cli.common import err, errors_as_exits, escape, out, percent, print_json
 from tracer.errors import ConfigError, TraceError
-from tracer.flywheel import homes, running, watching
+from tracer.flywheel import homes, running, switching, watching
 from tracer.flywheel.fitting import level_of
 from tracer.flywheel.settings import Settings
 from tracer.flywheel.watching import View
@@ -95,6 +95,8 @@ def _show_status(known: dict[str, Any], view: View) -> None:
         f"{teacher or 'not named'}" + (f", {prompt}" if prompt else "") for teacher, prompt in known["fingerprints"]
     )
     out.print(f"policy line {known['line']} (teacher: {escape(names)}), {known['attempts']} attempts")
+    if known["held"]:
+        out.print("held: everything goes to the teacher until a version is promoted by hand")
     if known["challenger"]:
         out.print(f"policy {known['challenger']} waits for audits to certify it")
     out.print(f"refit: {'due, ' if known['refit_due'] else ''}{escape(known['refit_reason'])}")
@@ -137,20 +139,17 @@ def promote(
     note: Note = "",
 ) -> None:
     """Put a version in force, atomically; `teacher` sends everything to the teacher."""
-    with errors_as_exits(), homes.locked(home):
-        registry = PolicyRegistry(home)
+    with errors_as_exits():
         name = None if version == "teacher" else version
-        if name is not None:
-            registry.load(name)  # a damaged one must not come into force
-        registry.activate(name, event="promote" if name else "teacher", note=note)
-        out.print(f"{name or 'the teacher'} is in force in {home}; routers take it up within a second")
+        switching.promote(home, name, note=note)
+        held = "" if name else "; nothing is promoted until you promote a version"
+        out.print(f"{name or 'the teacher'} is in force in {home}; routers take it up within a second{held}")
 
 
 def rollback(home: options.Home = Path(homes.HOME), note: Note = "") -> None:
     """Put the version in force that was before; again for the one before that."""
-    with errors_as_exits(), homes.locked(home):
-        version = PolicyRegistry(home).rollback(note=note)
-        out.print(f"policy {version} is in force in {home} again")
+    with errors_as_exits():
+        out.print(f"policy {switching.roll_back(home, note=note)} is in force in {home} again")
 
 
 def note(
@@ -173,9 +172,9 @@ def mode(
 ) -> None:
     """How the policy is served: shadow (decide, but ask the teacher), canary (a share), or live."""
     with errors_as_exits():
-        before = ServingSettings.read(home)
         if not home.is_dir():
             raise TraceError(f"{home}: there is no such home folder")
+        before = ServingSettings.read(home)
         if name == "canary" and share is None and before.mode != "canary":
             raise ConfigError("canary needs --share, the share of traffic that the policy serves")
         if name in ("live", "shadow") and share is None:
@@ -186,7 +185,8 @@ def mode(
             before.audit_rate if audit_rate is None else audit_rate,
         )
         if changed != before:
-            changed.write(home)
+            with homes.locked(home):
+                changed.write(home)
         out.print(f"mode {changed.mode}, share {changed.share:g}, audit rate {changed.audit_rate:g}")
 
 

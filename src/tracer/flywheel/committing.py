@@ -54,9 +54,15 @@ def save(registry: PolicyRegistry, policy: Policy, embedder: str | None, fingerp
 def recertified(
     registry: PolicyRegistry, policy: Policy, certificate: Certificate, now: datetime | None = None
 ) -> Policy:
-    """The same policy under another certificate, as a version of its own."""
+    """The same policy under another certificate, as a version of its own.
+
+    At the same threshold it decides as before, and remembers the names that it had: what audits said of them goes on.
+    """
     stamp = (now or datetime.now(UTC)).isoformat(timespec="seconds")
-    return registry.save(replace(policy, certificate=certificate, parent=policy.version, created=stamp))
+    same = certificate.threshold == policy.certificate.threshold
+    names = [*policy.task.get("renews", ()), policy.version] if same else []
+    task = {**policy.task, "renews": names}
+    return registry.save(replace(policy, certificate=certificate, parent=policy.version, created=stamp, task=task))
 
 
 def warm_start(home: Path) -> WarmStart | None:

@@ -7,7 +7,7 @@ the traces, then the settings with the decision, then ``ACTIVE`` moves. A crash 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -22,11 +22,12 @@ from tracer.errors import StoreError
 from tracer.features.dense import Embedder
 from tracer.flywheel.committing import explain, leave, saved
 from tracer.flywheel.homes import CACHE, HOME, clear_tainted, fitting, locked, opened
-from tracer.flywheel.lines import fingerprints_of, line_for_fit
+from tracer.flywheel.lines import NEWEST, fingerprints_of, line_for_fit
 from tracer.flywheel.reading import Traces, embed_dataset, encode_names, encoder_of, read
 from tracer.flywheel.settings import Challenger, Line, Settings
 from tracer.learning.crossfit import Progress
 from tracer.pipeline import Certified, Encodings, Refused, Verdict
+from tracer.policies.fingerprints import Fingerprint, belongs
 from tracer.policies.registry import PolicyRegistry
 from tracer.stats import testing
 from tracer.traces.readers import TraceLog
@@ -90,6 +91,8 @@ def fit(
         before = Settings.read(folder)
         with opened(folder, before, task) as (store, held):
             dataset, stored = _joined(store, given, records, before, discard=discard)
+            if given is None:
+                dataset = _of_one_task(dataset, before)
             if stored and encoder is not None:
                 dataset, encodings = embed_stored(store, dataset, encoder, config, progress)
             if label_set is not None:
@@ -100,8 +103,7 @@ def fit(
             if not stored:  # other rows than those that were counted so far
                 line = replace(line, decided=0, released=0)
             parent = PolicyRegistry(folder).active_version()
-            mine = before is not None and before.line.number == line.number
-            with attempting(folder, line) if mine else nullcontext():
+            with attempting(folder, line):
                 outcome = pipeline.refit(
                     dataset, config, progress=progress, now=now, attempt=line.attempts, parent=parent,
                     encodings=encodings, released=line.released, decided=line.decided,
@@ -110,7 +112,7 @@ def fit(
                 _refused(folder, outcome.verdict, line, now)
                 if before is not None:
                     # What stands here goes on: its traces, its settings, its policy. The attempt counts.
-                    if stored and mine:
+                    if stored and before.line.number == line.number:
                         _decided(folder, line, int(dataset.numbers[-1]))
                     return outcome.verdict
             with locked(folder):
@@ -151,7 +153,9 @@ def _commit(
     """Versions, traces, the decision, and the pointer last."""
     registry, before = PolicyRegistry(home), Settings.read(home)
     if before is not None:
-        settings = replace(settings, lines=before.with_line(settings.line).lines, tainted=before.tainted)
+        settings = replace(
+            settings, lines=before.with_line(settings.line).lines, tainted=before.tainted, calm_rate=before.calm_rate
+        )
     verdict = saved(registry, verdict, settings.embedder, settings.line.fingerprints)
     storage.step("fit.policies-saved")
     if to_store is not None:
@@ -193,9 +197,10 @@ def level_of(config: FitConfig, attempt: int) -> float:
 
 @contextmanager
 def attempting(home: Path, line: Line) -> Iterator[None]:
-    """Count an attempt of the line in force before any shadow label is read; take that back where it raises.
+    """Count an attempt of a line before any shadow label is read; take that back where it raises.
 
-    What raises says nothing of the labels. A process that is killed stays counted: what it saw, nobody knows.
+    What raises says nothing of the labels. A process that is killed stays counted: what it saw, nobody knows. (Where
+    nothing was ever fitted there is nothing to count on: a first fit that is killed leaves nothing.)
     """
     _count(home, line, line.attempts)
     storage.step("attempt.begun")
@@ -209,8 +214,8 @@ def attempting(home: Path, line: Line) -> Iterator[None]:
 def _count(home: Path, line: Line, attempts: int) -> None:
     with locked(home):
         settings = Settings.read(home)
-        if settings is not None and settings.line.number == line.number:
-            settings.with_line(replace(settings.line, attempts=attempts)).write(home)
+        if settings is not None:
+            settings.with_count(replace(line, attempts=attempts)).write(home)
 
 
 def embed_stored(
@@ -262,6 +267,16 @@ def _joined(
             f"choose another --task, or --discard the stored ones"
         )
     return given, False
+
+
+def _of_one_task(dataset: Dataset, before: Settings | None) -> Dataset:
+    """The rows of a store that were labelled by the teacher and prompt of most of its newest rows, and of what they say
+    nothing."""
+    known = [before.line.fingerprints] if before is not None else []
+    most = fingerprints_of(dataset.take(np.arange(max(len(dataset) - NEWEST, 0), len(dataset)))).most_common(1)[0][0]
+    mine = next((line for line in known if belongs(line, most)), (most,))
+    one_by_one = zip(dataset.teachers, dataset.prompts, strict=True)
+    return dataset.take(np.flatnonzero([belongs(mine, Fingerprint(*pair)) for pair in one_by_one]))
 
 
 def _configured(

@@ -55,7 +55,7 @@ def forget(
     folder = Path(home)
     if Settings.read(folder) is None:
         raise TraceError(f"{folder}: nothing was fitted here yet; run `tracer fit` first")
-    with fitting(folder), locked(folder):
+    with fitting(folder):
         settings = Settings.read(folder)
         if settings is None:
             raise TraceError(f"{folder}: its settings went away")
@@ -69,27 +69,41 @@ def forget(
             found = select(dry_run=True)
             registry = PolicyRegistry(folder)
             versions = _learned_from(found, store, registry, settings) if found else ()
-            active = registry.active_version()
-            mine = active if active in versions else None
             if not dry_run and not found:
                 # Ids that may come later stay out, and bytes that a killed process left go.
                 found = select(dry_run=False)
+            active = registry.active_version()
+            gone = tuple(v for v in versions if v != active)
             if dry_run or not found:
-                return Forgetting(found, 0, tuple(v for v in versions if v != active), mine)
+                return Forgetting(found, 0, gone, active if active in versions else None)
             n_vectors = EmbeddingCache(folder / CACHE).forget(found.texts)
             storage.step("forget.cache-cleared")
             _clear_derived(folder, found, versions)
             storage.step("forget.derived-cleared")
-            reason = f"{len(found):,} traces were forgotten" if mine else settings.refit
-            tainted = tuple(dict.fromkeys((*settings.tainted, *versions)))
-            challenger = (
-                None if settings.challenger and settings.challenger.version in versions else settings.challenger
-            )
-            clear_tainted(folder, replace(settings, tainted=tainted, refit=reason, challenger=challenger), registry)
+            with locked(folder):
+                active = _taint(folder, registry, versions, len(found))
             storage.step("forget.versions-removed")
             done = select(dry_run=False)
-            registry.record("forget", now=now, n_traces=len(done), active=mine)
-            return Forgetting(done, n_vectors, tuple(v for v in versions if v != active), mine)
+            registry.record("forget", now=now, n_traces=len(done), active=active)
+            return Forgetting(done, n_vectors, gone, active)
+
+
+def _taint(home: Path, registry: PolicyRegistry, versions: Collection[str], n: int) -> str | None:
+    """Remove these versions, but for the one in force, which is given back: it goes with the next promotion."""
+    settings = Settings.read(home)
+    if settings is None:
+        raise TraceError(f"{home}: its settings went away")
+    active = registry.active_version()
+    mine = active if active in versions else None
+    challenger = settings.challenger
+    changed = replace(
+        settings,
+        tainted=tuple(dict.fromkeys((*settings.tainted, *versions))),
+        refit=f"{n:,} traces were forgotten" if mine else settings.refit,
+        challenger=None if challenger is not None and challenger.version in versions else challenger,
+    )
+    clear_tainted(home, changed, registry)
+    return mine
 
 
 def _learned_from(found: Forgotten, store: TraceStore, registry: PolicyRegistry, settings: Settings) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ its own ledger, and are not mixed with the old ones unless somebody says that th
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -16,7 +17,9 @@ from tracer.flywheel.settings import Line, Settings
 from tracer.policies.fingerprints import Fingerprint, belongs
 from tracer.types import Dataset
 
-_NEWEST = 100
+log = logging.getLogger("tracer.flywheel")
+
+NEWEST = 100
 """Traces that say which task is asked now: of more, the old ones would hide a change for long."""
 
 
@@ -28,17 +31,19 @@ def fingerprints_of(dataset: Dataset) -> Counter[Fingerprint]:
 def news(everything: Dataset, settings: Settings) -> Counter[Fingerprint]:
     """Fingerprints of the newest stored traces that came after the last decision of any line."""
     decided = max(line.decided for line in settings.lines)
-    return fingerprints_of(everything.take(np.flatnonzero(everything.numbers > decided)[-_NEWEST:]))
+    return fingerprints_of(everything.take(np.flatnonzero(everything.numbers > decided)[-NEWEST:]))
 
 
 def line_for_fit(before: Settings | None, found: Iterable[Fingerprint], labels: Sequence[str] | None) -> Line:
-    """The line of a fit: the one in force where teachers, prompts and declared labels are the same, else a new one."""
+    """The line of a fit: the newest one of which teachers, prompts and declared labels are the same, else a new one."""
     fingerprints, declared = tuple(dict.fromkeys(found)), None if labels is None else tuple(labels)
+    if len({f.teacher for f in fingerprints} - {None}) > 1 or len({f.prompt for f in fingerprints} - {None}) > 1:
+        log.warning("labels of %s are learned together", " and ".join(map(str, fingerprints)))
     if before is None:
         return Line(1, fingerprints, declared)
-    line = before.line
-    if any(belongs(line.fingerprints, f) for f in fingerprints) and declared == line.labels:
-        return replace(line, fingerprints=tuple(dict.fromkeys((*line.fingerprints, *fingerprints))))
+    for line in reversed(before.lines):
+        if declared == line.labels and all(belongs(line.fingerprints, f) for f in fingerprints):
+            return replace(line, fingerprints=tuple(dict.fromkeys((*line.fingerprints, *fingerprints))))
     return Line(max(known.number for known in before.lines) + 1, fingerprints, declared)
 
 
@@ -49,7 +54,7 @@ def line_for_update(
 
     Where most new traces come from teachers or prompts that the line in force does not know, the task has changed:
     their line begins, or is taken up again. A few that trail behind are left out. With ``accept`` all lines become one,
-    which goes on with the ledger of the one that has spent most.
+    which has spent what all of them have.
     """
     line, declared = settings.line, settings.line.labels if labels is None else tuple(labels)
     foreign = Counter({f: n for f, n in new.items() if not belongs(line.fingerprints, f)})
@@ -59,7 +64,7 @@ def line_for_update(
             line,
             fingerprints=tuple(dict.fromkeys((*all_known, *foreign))),
             labels=declared,
-            attempts=max(other.attempts for other in settings.lines),
+            attempts=sum(other.attempts for other in settings.lines),
             decided=max(other.decided for other in settings.lines),
         )
     if declared == line.labels and not is_foreign(line, new):

@@ -14,13 +14,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tracer import storage
 from tracer.errors import ConfigError, TracerError
+from tracer.features.dense import Embedder
 from tracer.features.sources import embedder_from_name
 from tracer.flywheel.homes import CACHE, store_of, stored_traces
 from tracer.flywheel.lines import is_foreign, news
@@ -28,6 +29,7 @@ from tracer.flywheel.settings import Settings
 from tracer.flywheel.updating import enough_fresh, fresh_shadow
 from tracer.flywheel.watching import Notice, View, watch
 from tracer.monitoring.alarms import MonitorConfig
+from tracer.policies.registry import PolicyRegistry
 
 log = logging.getLogger("tracer.flywheel")
 
@@ -40,6 +42,9 @@ GROWN = 1.2
 
 Geometric growth keeps the number of attempts, and so what the ledger spends, logarithmic in the traces.
 """
+BUSY = 4
+"""Exit code of a refit that found another one at work."""
+_TOLD = {"promote": "promotion", "demote": "alarm", "new line": "warning", "teacher": "warning", "recovered": "warning"}
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 60.0, 6 * 3600.0
 
 
@@ -76,11 +81,11 @@ def due(home: Path, settings: Settings) -> Due:
         if is_foreign(line, news(store.load(), settings)):
             return Due(True, "most new traces come from another teacher or prompt", n_fresh, needed)
     new = int((dataset.numbers > line.decided).sum())
-    if not new:
+    if not new and not settings.tainted:
         return Due(False, "no new trace since the last attempt", 0, needed)
     if settings.refit:
         return Due(True, settings.refit, n_fresh, needed)
-    if n_fresh >= needed:
+    if n_fresh >= needed and config.guarantee == "certified":  # an estimate waits for its audits, and for growth
         return Due(True, f"{n_fresh:,} fresh shadow traces", n_fresh, needed)
     if len(dataset) >= GROWN * max(len(dataset) - new, 1):
         return Due(True, f"{new:,} new traces", n_fresh, needed)
@@ -95,53 +100,122 @@ def run(
     config: MonitorConfig | None = None,
     on_notice: Callable[[Notice], None] | None = None,
     command: Sequence[str] | None = None,
+    longest_s: float = 6 * 3600.0,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """Watch a home and refit when it is due, until interrupted, or ``once``; the last refit's exit code.
 
-    ``command`` refits: by default ``tracer update`` without a log, in a process of its own. 0 and 3 (refused) are
-    verdicts; anything else is a failure, after which the next one waits longer. Raises ConfigError where nothing was
-    fitted.
+    ``command`` refits: by default ``tracer update`` without a log, in a process of its own, which is ended after
+    ``longest_s``; watching goes on meanwhile. 0 and 3 (refused) are verdicts, 4 says that another replica is at it;
+    anything else is a failure, after which the next one waits longer. What goes wrong in a look is logged, and looked
+    at again. Raises ConfigError where nothing was fitted.
     """
     if Settings.read(home) is None:
         raise ConfigError(f"{home}: nothing was fitted here yet; run `tracer fit` first")
     refit = tuple(command or (sys.executable, "-m", "tracer.cli", "update", "--home", str(home)))
-    backoff, code, before = Backoff(), 0, ""
-    while True:
-        view = _watched(home, config, on_notice or tell)
-        settings = Settings.read(home)
-        wanted = due(home, settings) if settings is not None else Due(False, "", 0, 0)
-        if wanted.now and (once or clock() >= backoff.until):
-            log.info("refit: %s", wanted.reason)
-            code = subprocess.run(refit, check=False).returncode
-            if code in (0, 3):
-                backoff = Backoff()
-            else:
-                backoff = backoff.after_failure(clock())
-                log.warning("the refit failed with exit code %d; the next one waits", code)
-        if once or view is None or view.status != before:
-            log.info("%s; refit: %s", "not watched" if view is None else view.status, wanted.reason)
-        before = before if view is None else view.status
-        if view is not None:
-            publish(home, view, wanted, datetime.now(UTC))
-        if once:
-            return code
-        sleep(every_s)
-
-
-def _watched(home: Path, config: MonitorConfig | None, on_notice: Callable[[Notice], None]) -> View | None:
+    loop = _Loop(home, refit, config, on_notice or tell, longest_s, clock)
     try:
-        settings = Settings.read(home)
-        name = settings.embedder if settings is not None and settings.challenger is not None else None
-        embedder = embedder_from_name(name, cache=home / CACHE) if name else None
-        view, notices = watch(home, config=config, embedder=embedder)
-    except (TracerError, OSError) as error:
-        log.info("not watched this time: %s", error)
-        return None
-    for notice in notices:
-        on_notice(notice)
-    return view
+        while True:
+            loop.turn(once=once)
+            if once:
+                return loop.code
+            sleep(every_s)
+    finally:
+        loop.stop()
+
+
+@dataclass(slots=True, eq=False)
+class _Loop:
+    """What a loop remembers between its turns."""
+
+    home: Path
+    refit: tuple[str, ...]
+    config: MonitorConfig | None
+    on_notice: Callable[[Notice], None]
+    longest_s: float
+    clock: Callable[[], float]
+    backoff: Backoff = field(default_factory=Backoff)
+    code: int = 0
+    missed: int = 0
+    status: str = ""
+    running: subprocess.Popen[bytes] | None = None
+    since: float = 0.0
+    told: int = 0
+    embedder: tuple[str, Embedder] | None = None
+
+    def turn(self, *, once: bool) -> None:
+        """Look and act, start a refit where one is due, see whether one has ended. What fails stops no loop."""
+        view, wanted = None, Due(False, "not looked at", 0, 0)
+        try:
+            view, notices = watch(self.home, config=self.config, embedder=self._embedder())
+            for notice in notices:
+                self.on_notice(notice)
+            wanted = due(self.home, view.settings)
+            self.missed = 0
+        except (TracerError, OSError) as error:
+            self.missed += 1
+            level = logging.WARNING if self.missed in (1, 10) or self.missed % 100 == 0 else logging.INFO
+            log.log(level, "not watched, %d times in a row: %s", self.missed, error)
+        self._ended()
+        if wanted.now and self.running is None and (once or self.clock() >= self.backoff.until):
+            log.info("refit: %s", wanted.reason)
+            self.told = len(PolicyRegistry(self.home).history())
+            self.running, self.since = subprocess.Popen(self.refit), self.clock()
+        if once and self.running is not None:
+            self.running.wait()
+            self._ended()
+        if once or view is None or view.status != self.status:
+            log.info("%s; refit: %s", "not watched" if view is None else view.status, wanted.reason)
+        self.status = self.status if view is None else view.status
+        publish(self.home, view, wanted, self.missed, datetime.now(UTC))
+
+    def stop(self) -> None:
+        """End a refit that is running: the next one finds what it had decided."""
+        if self.running is not None:
+            self.running.terminate()
+            self.running.wait()
+
+    def _ended(self) -> None:
+        if self.running is None:
+            return
+        code = self.running.poll()
+        if code is None:
+            if self.clock() - self.since > self.longest_s:
+                log.warning("the refit takes longer than %g seconds: it is ended", self.longest_s)
+                self.running.kill()
+            return
+        self.running, self.code = None, code
+        if code in (0, 3):
+            self.backoff = Backoff()
+            self._tell_what_happened()
+        elif code == BUSY:
+            log.info("another process refits")
+        else:
+            self.backoff = self.backoff.after_failure(self.clock())
+            log.warning("the refit failed with exit code %d; the next one waits", code)
+
+    def _tell_what_happened(self) -> None:
+        """Whoever is told of alarms hears too what a refit did."""
+        try:
+            events = PolicyRegistry(self.home).history()[self.told :]
+        except TracerError as error:
+            log.warning("what the refit did cannot be told: %s", error)
+            return
+        for event in events:
+            if event.event in _TOLD and not (event.event == "demote" and "audits of what it handles" in event.note):
+                self.on_notice(
+                    Notice(_TOLD[event.event], f"{event.event} {event.after or 'the teacher'}: {event.note}")
+                )
+
+    def _embedder(self) -> Embedder | None:
+        """What a challenger that reads embeddings is judged with; made once."""
+        settings = Settings.read(self.home)
+        if settings is None or settings.challenger is None or settings.embedder is None:
+            return None
+        if self.embedder is None or self.embedder[0] != settings.embedder:
+            self.embedder = settings.embedder, embedder_from_name(settings.embedder, cache=self.home / CACHE)
+        return self.embedder[1]
 
 
 def tell(notice: Notice) -> None:
@@ -183,6 +257,7 @@ def facts(view: View, wanted: Due, now: datetime) -> dict[str, Any]:
         "n_fresh_needed": wanted.n_needed,
         "refit_due": wanted.now,
         "refit_reason": wanted.reason,
+        "held": view.settings.held,
         "challenger": view.settings.challenger.version if view.settings.challenger is not None else None,
         "monitor": None if monitor is None else monitor.as_dict()["shown"]
         | {"n_audits": monitor.n_audits, "n_handled": monitor.n_handled, "n_agreed": monitor.n_agreed},
@@ -190,11 +265,24 @@ def facts(view: View, wanted: Due, now: datetime) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def publish(home: Path, view: View, wanted: Due, now: datetime) -> None:
-    """Write the metrics file; a failure is logged."""
+def publish(home: Path, view: View | None, wanted: Due, missed: int, now: datetime) -> None:
+    """Write the metrics file; without a view only that it was missed, so many times in a row. A failure is logged."""
+    gauges: dict[str, Any] = {"tracer_looks_missed": missed}
+    if view is not None:
+        gauges |= _gauges(home, view, wanted, now)
+    text = "".join(f"# TYPE {name} gauge\n{name} {value}\n" for name, value in gauges.items() if value is not None)
+    try:
+        storage.write_atomic(home / METRICS, text.encode())
+    except OSError as error:
+        log.warning("%s cannot be written: %s", home / METRICS, error.strerror)
+
+
+def _gauges(home: Path, view: View, wanted: Due, now: datetime) -> dict[str, Any]:
     known = facts(view, wanted, now)
     shown = known["monitor"] or {}
-    gauges = {
+    demoted = [e.time for e in PolicyRegistry(home).history() if e.event == "demote" and e.time is not None]
+    return {
+        "tracer_last_demotion_timestamp_seconds": demoted[-1].timestamp() if demoted else None,
         "tracer_policy_active": int(view.active is not None),
         "tracer_target_agreement": known["target"],
         "tracer_certified_coverage": known["certified_coverage"],
@@ -210,8 +298,3 @@ def publish(home: Path, view: View, wanted: Due, now: datetime) -> None:
         "tracer_refit_due": int(wanted.now),
         "tracer_watched_timestamp_seconds": now.timestamp(),
     }
-    text = "".join(f"# TYPE {name} gauge\n{name} {value}\n" for name, value in gauges.items() if value is not None)
-    try:
-        storage.write_atomic(home / METRICS, text.encode())
-    except OSError as error:
-        log.warning("%s cannot be written: %s", home / METRICS, error.strerror)

@@ -24,7 +24,8 @@ class Line:
 
     ``labels`` are the declared ones, None where those seen count. ``attempts`` is the ledger's count. Traces up to
     number ``decided`` have taken part in an attempt that came to a verdict; those up to ``released`` only train, since
-    fresh ones certify in their place. Audits after number ``watched`` count for the alarm.
+    fresh ones certify in their place. Audits after number ``watched`` count for the alarm, but not those of ``demoted``
+    versions, which may come late.
     """
 
     number: int
@@ -34,6 +35,7 @@ class Line:
     decided: int = 0
     released: int = 0
     watched: int = 0
+    demoted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Settings:
     that was decided for and is not yet known to be active: whoever comes next finishes that. ``refit`` says why one is
     wanted before its time, empty where none is. ``tainted`` versions learned from traces that were forgotten since:
     they are removed once they are not in force. ``calm_rate`` is the audit rate to go back to after a warning.
+    ``held``: an operator sent everything to the teacher, and nothing is promoted until one promotes a version.
     """
 
     config: FitConfig
@@ -67,6 +70,7 @@ class Settings:
     challenger: Challenger | None = None
     tainted: tuple[str, ...] = ()
     calm_rate: float | None = None
+    held: bool = False
 
     @property
     def line(self) -> Line:
@@ -83,6 +87,21 @@ class Settings:
         others = tuple(known for known in self.lines if known.number != line.number)
         return replace(self, lines=(*others, line))
 
+    def with_count(self, line: Line) -> Settings:
+        """The same with this line's attempts, where it stands or first of all: what is in force stays so."""
+        lines = tuple(
+            replace(known, attempts=line.attempts) if known.number == line.number else known for known in self.lines
+        )
+        if all(known.number != line.number for known in self.lines):
+            lines = (line, *lines)
+        return replace(self, lines=lines)
+
+    def tainting(self, parent: str, child: str | None) -> Settings:
+        """The same where ``child`` has the weights of ``parent``: it learned from the same traces."""
+        if child is None or parent not in self.tainted:
+            return self
+        return replace(self, tainted=tuple(dict.fromkeys((*self.tainted, child))))
+
     def write(self, home: Path) -> None:
         """Write ``settings.json`` atomically."""
         lines = [
@@ -90,6 +109,7 @@ class Settings:
                 "number": line.number, "fingerprints": [list(f) for f in line.fingerprints],
                 "labels": None if line.labels is None else list(line.labels), "attempts": line.attempts,
                 "decided": line.decided, "released": line.released, "watched": line.watched,
+                "demoted": list(line.demoted),
             }
             for line in self.lines
         ]  # fmt: skip
@@ -97,7 +117,7 @@ class Settings:
             "config": self.config.as_dict(), "embedder": self.embedder, "lines": lines,
             "store": self.store, "store_id": self.store_id, "task": self.task, "pending": self.pending,
             "refit": self.refit, "challenger": None if self.challenger is None else asdict(self.challenger),
-            "tainted": list(self.tainted), "calm_rate": self.calm_rate,
+            "tainted": list(self.tainted), "calm_rate": self.calm_rate, "held": self.held,
         }  # fmt: skip
         storage.write_atomic(home / SETTINGS, json.dumps(content, indent=1).encode())
 
@@ -114,7 +134,7 @@ class Settings:
                 FitConfig.from_dict(content["config"]), content["embedder"], lines,
                 content["store"], str(content["store_id"]), str(content["task"]), content["pending"],
                 str(content["refit"]), None if content["challenger"] is None else Challenger(**content["challenger"]),
-                tuple(content["tainted"]), content["calm_rate"],
+                tuple(content["tainted"]), content["calm_rate"], bool(content["held"]),
             )  # fmt: skip
         except FileNotFoundError:
             return None
@@ -128,4 +148,5 @@ def _line(values: dict[str, Any]) -> Line:
         int(values["number"]), tuple(Fingerprint(*pair) for pair in values["fingerprints"]),
         None if labels is None else tuple(labels), int(values["attempts"]), int(values["decided"]),
         int(values["released"]), int(values["watched"]),
+        tuple(values["demoted"]),
     )  # fmt: skip

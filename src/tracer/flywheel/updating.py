@@ -92,7 +92,7 @@ def update(
                 )
                 storage.step("update.traces-stored")
             settings = _on_its_line(folder, store, before, label_set, now, accept=accept_fingerprint)
-            merged = settings.line.fingerprints != before.line.fingerprints
+            merged = accept_fingerprint and set(settings.line.fingerprints) != set(before.line.fingerprints)
             named = replace(settings, embedder=spec or settings.embedder)
             job = _Job(folder, store, held, named, encoder, progress, now)
             return job.run(appended, on_refusal, merged=merged)
@@ -168,16 +168,16 @@ def _on_its_line(
         return changed
 
 
-def _after_all(decision: Decision, verdict: Verdict, registry: PolicyRegistry, incumbent: Policy | None) -> Decision:
-    """The decision where another policy came into force while this one was trained: an alarm, or an operator."""
+def _after_all(decision: Decision, held: bool, registry: PolicyRegistry, incumbent: Policy | None) -> Decision:
+    """The decision where another policy came into force during the training, or an operator holds the teacher."""
+    if held:
+        return Decision("keep", "an operator sent everything to the teacher, and has promoted nothing since")
     if registry.active_version() == (incumbent.version if incumbent is not None else None):
         return decision
     moved = [event for event in registry.history() if event.moved]
-    if moved and moved[-1].event == "demote":
-        if isinstance(verdict, Certified):
-            return Decision("promote", "an alarm demoted the policy in force meanwhile")
-        return Decision("keep", "an alarm demoted the policy in force meanwhile, and the gate refused")
-    return Decision("keep", "another policy was put in force by hand meanwhile")
+    event = moved[-1].event if moved else "unrecorded"
+    # After an alarm the shadow traces of this attempt are those of before it: the refit that it asked for decides.
+    return Decision("keep", f"another policy came into force meanwhile ({event})")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,7 +196,8 @@ class _Job:
         """Attempt, decide, commit. ``merged``: traces of other teachers or prompts joined, so old ones are news too."""
         config, line = self.settings.config, self.settings.line
         dataset = traces_of(self.store, line)
-        if not len(dataset) or (dataset.numbers[-1] <= line.decided and not merged):
+        wanted = merged or bool(self.settings.tainted)  # what was forgotten is news too
+        if not len(dataset) or (dataset.numbers[-1] <= line.decided and not wanted):
             known = appended.n_known if appended is not None else len(dataset)
             raise NothingNewError(f"all {known:,} traces are known here already: there is nothing to learn from them")
         dataset, encodings = self._embedded(dataset)
@@ -217,7 +218,8 @@ class _Job:
         line = replace(line, decided=int(dataset.numbers[-1]), released=released)
         with locked(self.home):
             self.held()
-            decision = _after_all(decision, outcome.verdict, registry, incumbent)
+            now_set = Settings.read(self.home) or self.settings
+            decision = _after_all(decision, now_set.held, registry, incumbent)
             verdict = self._commit(registry, outcome, decision, line, incumbent)
         active = registry.active_version()
         added, known = (appended.n_added, appended.n_known) if appended is not None else (0, 0)
@@ -271,14 +273,15 @@ class _Job:
             target = None if fallback is None else recertified(registry, incumbent, fallback, self.now).version
         elif decision.action == "teacher":
             target = None
-        line, challenger = self._challenger(registry, verdict, line, target, through)
-        line = replace(line, watched=through if decision.action == "demote" else current.line.watched)
+        line, challenger = self._challenger(registry, verdict, line, target, through, current)
+        line = replace(line, watched=current.line.watched, demoted=current.line.demoted)
+        if incumbent is not None and decision.action in ("renew", "demote"):
+            current = current.tainting(incumbent.version, target)
+        if incumbent is not None and decision.action == "demote":
+            line = replace(line, watched=through, demoted=(*line.demoted, incumbent.version))
         storage.step("update.policies-saved")
-        tainted = current.tainted
-        if incumbent is not None and incumbent.version in tainted and decision.action in ("renew", "demote"):
-            tainted = (*tainted, target or "")  # the same weights under another certificate
         after = replace(
-            current.with_line(line), embedder=spec, pending=target or TEACHER, challenger=challenger, tainted=tainted,
+            current.with_line(line), embedder=spec, pending=target or TEACHER, challenger=challenger,
             refit="" if current.refit == self.settings.refit else current.refit,
         )  # fmt: skip
         after.write(self.home)
@@ -289,7 +292,13 @@ class _Job:
         return verdict
 
     def _challenger(
-        self, registry: PolicyRegistry, verdict: Verdict, line: Line, target: str | None, through: int
+        self,
+        registry: PolicyRegistry,
+        verdict: Verdict,
+        line: Line,
+        target: str | None,
+        through: int,
+        current: Settings,
     ) -> tuple[Line, Challenger | None]:
         """A version that waits for audits: a refused candidate where the teacher is alone, or an estimate in its turn.
 
@@ -303,7 +312,7 @@ class _Job:
         elif isinstance(verdict, Refused) and verdict.challenger is not None and target is None:
             policy, attempt = save(registry, verdict.challenger, self.settings.embedder, line.fingerprints), attempt + 1
         if policy is None:
-            keep = self.settings.challenger if isinstance(verdict, Refused) else None
+            keep = current.challenger if isinstance(verdict, Refused) else None
             return line, keep
         level = level_of(self.settings.config, attempt)
         return replace(line, attempts=attempt), Challenger(policy.version, attempt, level, through)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,13 +22,14 @@ from tracer.certification.certificate import Certificate
 from tracer.errors import ConfigError, TraceError
 from tracer.features.dense import Embedder
 from tracer.flywheel.committing import recertified
-from tracer.flywheel.homes import locked, store_of
+from tracer.flywheel.homes import locked, store_of, traces_of
 from tracer.flywheel.settings import TEACHER, Challenger, Settings
-from tracer.monitoring.alarms import Monitor, MonitorConfig, MonitorState
+from tracer.monitoring.alarms import MOST_AUDITED, Monitor, MonitorConfig, MonitorState
 from tracer.monitoring.drift import Drift, DriftState
-from tracer.monitoring.observations import observed
+from tracer.monitoring.observations import Observation, observed
 from tracer.monitoring.promotion import Promotion, promote
 from tracer.monitoring.tallies import Tally
+from tracer.policies.fingerprints import Fingerprint, belongs
 from tracer.policies.policy import Policy
 from tracer.policies.registry import PolicyRegistry
 from tracer.policies.serving_settings import ServingSettings
@@ -107,7 +108,8 @@ def _look(home: Path, settings: Settings, store: TraceStore, config: MonitorConf
     policy = registry.load(version)
     monitor, drift = _resumed(home, settings, policy, config)
     if store.facts().has_texts:
-        monitor = monitor.fold(observed(store.traces(origins={"audit"}, after=monitor.last)))
+        audits = store.traces(origins={"audit"}, after=monitor.last)
+        monitor = monitor.fold(_counted(audits, policy, settings.line.demoted))
         seen = _labels_seen(home)
         drift = drift.fold_labels(
             store.traces(origins={"audit", "deferred"}, after=max(seen, settings.line.watched)), policy.space.names
@@ -123,8 +125,8 @@ def _look(home: Path, settings: Settings, store: TraceStore, config: MonitorConf
 
 def _resumed(home: Path, settings: Settings, policy: Policy, config: MonitorConfig) -> tuple[MonitorState, DriftState]:
     """Where the last look stopped; from the beginning of the watch where it cannot be known."""
-    watched, n_classes = settings.line.watched, len(policy.space)
-    monitor = Monitor.of(policy.version, policy.certificate, n_classes, config=config, restart=watched)
+    watched, n_classes, name = settings.line.watched, len(policy.space), _names(policy)[0]
+    monitor = Monitor.of(name, policy.certificate, n_classes, config=config, restart=watched)
     predicted = policy.report.get("predicted") or {}
     labels = {name: int(predicted.get(name, 0)) for name in policy.space.names} if predicted else {}
     drift = Drift.of(policy.version, policy.certificate, labels)
@@ -132,8 +134,8 @@ def _resumed(home: Path, settings: Settings, policy: Policy, config: MonitorConf
     try:
         content = json.loads((home / STATE).read_text(encoding="utf-8"))
         earlier = MonitorState.from_dict(content["monitor"])
-        if replace(earlier.monitor, policy=policy.version) == monitor:
-            state = earlier if earlier.monitor.policy == policy.version else earlier.succeeded(policy.version)
+        if replace(earlier.monitor, policy=name) == monitor:
+            state = earlier if earlier.monitor.policy == name else earlier.succeeded(name)
         past = DriftState.from_dict(content["drift"])
         if past.drift == drift:
             drifting = past
@@ -142,6 +144,21 @@ def _resumed(home: Path, settings: Settings, policy: Policy, config: MonitorConf
     except (ConfigError, ValueError, KeyError, TypeError) as error:
         log.warning("%s is read anew: %s", home / STATE, error)
     return state, drifting
+
+
+def _names(policy: Policy) -> tuple[str, ...]:
+    """The version's name, and before it those that the same weights and threshold had until they were renewed."""
+    return (*policy.task.get("renews", ()), policy.version)
+
+
+def _counted(audits: Iterable[tuple[int, Trace]], policy: Policy, demoted: Sequence[str]) -> Iterator[Observation]:
+    """What counts for the alarm. Audits of a demoted version may come late: they say nothing of its successor."""
+    names = _names(policy)
+    for observation in observed(audits):
+        if observation.policy in names:
+            yield replace(observation, policy=names[0])
+        elif observation.policy not in demoted:
+            yield observation
 
 
 def _labels_seen(home: Path) -> int:
@@ -179,9 +196,10 @@ class _Acting:
         serving = ServingSettings.read(self.home)
         if monitor.status == "warn" and not self._warned(settings):
             calm = serving.audit_rate if settings.calm_rate is None else settings.calm_rate
-            rate = monitor.advised_rate(calm)
+            rate = raised_rate(calm)
             message = f"policy {policy.version} may break its promise: {_told(monitor)}. {rate:.1%} is audited now"
-            replace(settings, calm_rate=calm, refit=settings.refit or "a warning").write(self.home)
+            refit = settings.refit or f"a warning at trace {self.view.through:,}"
+            replace(settings, calm_rate=calm, refit=refit).write(self.home)
             storage.step("warning.decided")
             replace(serving, audit_rate=rate).write(self.home)
             storage.step("warning.rate-raised")
@@ -189,7 +207,8 @@ class _Acting:
             return Notice("warning", f"{message}.")
         if monitor.status == "quiet" and settings.calm_rate is not None:
             message = f"policy {policy.version} is quiet again: {_told(monitor)}"
-            replace(serving, audit_rate=settings.calm_rate).write(self.home)
+            if serving.audit_rate == raised_rate(settings.calm_rate):  # else an operator has set another since
+                replace(serving, audit_rate=settings.calm_rate).write(self.home)
             storage.step("quiet.rate-lowered")
             replace(settings, calm_rate=None).write(self.home)
             storage.step("quiet.decided")
@@ -210,8 +229,11 @@ class _Acting:
         target = None if safer is None else recertified(self.registry, policy, safer, self.now).version
         storage.step("demote.saved")
         message = f"policy {policy.version} breaks its promise: {_told(monitor)}. {_now_answers(target)}"
-        line = replace(self.view.settings.line, watched=self.view.through)
-        after = replace(self.view.settings.with_line(line), pending=target or TEACHER, refit="an alarm")
+        settings = self.view.settings.tainting(policy.version, target)
+        gone = tuple(dict.fromkeys((*settings.line.demoted, *_names(policy))))
+        line = replace(settings.line, watched=self.view.through, demoted=gone)
+        refit = f"an alarm at trace {self.view.through:,}"
+        after = replace(settings.with_line(line), pending=target or TEACHER, refit=refit)
         after.write(self.home)
         storage.step("demote.decided")
         (self.home / STATE).unlink(missing_ok=True)
@@ -224,22 +246,29 @@ class _Acting:
         """Certify an estimate or a challenger where audits after it suffice, at the share of delta it was given."""
         settings = Settings.read(self.home)
         challenger = settings.challenger if settings is not None else None
-        if settings is None or challenger is None or challenger.version not in self.registry.versions():
+        if (
+            settings is None
+            or settings.held
+            or challenger is None
+            or challenger.version not in self.registry.versions()
+        ):
             return None
         policy = self.registry.load(challenger.version)
-        audits = _plain(self.store, challenger.since)
+        audits = _plain(self.store, settings, challenger.since)
         if not audits:
             return None
         handled, agreed = self._decided(policy, audits)
         found = promote(policy.certificate, agreed.tolist(), challenger.level, handled=handled.tolist())
         if found is None:
             return None
-        certificate = _by_audits(policy, found, challenger, [trace.id for _, trace in audits[: found.n_audits]])
-        active = self.view.active
-        if active is not None and active.version != policy.version:
-            theirs = float(self._decided(active, audits)[0].mean())
+        certificate = _by_audits(policy, found, challenger, [trace for _, trace in audits[: found.n_audits]])
+        version = self.registry.active_version()  # what was in force at the look may have been demoted since
+        if version is not None and version != policy.version:
+            theirs = float(self._decided(self.registry.load(version), audits)[0].mean())
             if handled.mean() < theirs:
                 replace(settings, challenger=None).write(self.home)
+                note = f"policy {policy.version} is certified by audits, and handles less than {version}"
+                self.registry.record("dropped", note=note, now=self.now, version=policy.version)
                 return None
         version = recertified(self.registry, policy, certificate, self.now).version
         storage.step("promotion.saved")
@@ -267,27 +296,40 @@ class _Acting:
         return handled, agreed
 
 
-def _plain(store: TraceStore, after: int) -> list[tuple[int, Trace]]:
-    """Plain samples of traffic after a number, the first of each group: audits, and all that came without a policy."""
-    groups: set[str] = set()
+def _plain(store: TraceStore, settings: Settings, after: int) -> list[tuple[int, Trace]]:
+    """Plain samples of the task's traffic after a number: audits, and all that came without a policy.
+
+    The first of each group, and none of a group that was there before: it may have trained what is judged.
+    """
+    line = settings.line
+    dataset = traces_of(store, line)
+    before = dataset.numbers <= after
+    groups = {group for group, old in zip(dataset.groups, before.tolist(), strict=True) if old and group is not None}
     found = []
     for number, trace in store.traces(origins={"audit", "bootstrap"}, after=after):
-        if trace.group is None or trace.group not in groups:
-            found.append((number, trace))
-            if trace.group is not None:
-                groups.add(trace.group)
+        if not belongs(line.fingerprints, Fingerprint(trace.teacher, trace.prompt)) or trace.group in groups:
+            continue
+        found.append((number, trace))
+        if trace.group is not None:
+            groups.add(trace.group)
         if len(found) == _MOST_PLAIN:
             break
     return found
 
 
-def _by_audits(policy: Policy, found: Promotion, challenger: Challenger, ids: Sequence[str]) -> Certificate:
+def _by_audits(policy: Policy, found: Promotion, challenger: Challenger, audits: Sequence[Trace]) -> Certificate:
     return replace(
         policy.certificate, guarantee="certified", level=challenger.level, attempt=challenger.attempt,
         n_shadow=found.n_audits, n_handled=found.n_handled, n_agreed=found.n_agreed, evidence="e-process",
-        rank=1, n_candidates=1, n_tested=1, split_digest=ids_digest(ids), ladder=(), assumption="", n_reused=0,
+        rank=1, n_candidates=1, n_tested=1, split_digest=ids_digest(trace.id for trace in audits), ladder=(),
+        assumption="", n_reused=0, one_a_group=any(trace.group is not None for trace in audits),
         split=f"{found.n_audits} fresh audits, looked at after each",
     )  # fmt: skip
+
+
+def raised_rate(rate: float) -> float:
+    """The audit rate after a warning: twice as much, up to `MOST_AUDITED`, never less."""
+    return max(rate, min(2.0 * rate, MOST_AUDITED))
 
 
 def _told(monitor: MonitorState) -> str:

@@ -34,8 +34,12 @@ class Observation:
 
 
 def observed(numbered: Iterable[tuple[int, Trace]]) -> Iterator[Observation]:
-    """The observations among numbered traces, in their order."""
+    """The observations among numbered traces, in their order, for the live monitor.
+
+    Audits whose teacher call failed are left out: they count against a policy where it is certified, but an outage of
+    the teacher must not demote a policy to the teacher that is down. `TeacherLabels` warns of them.
+    """
     for number, trace in numbered:
         observation = Observation.of(trace, number)
-        if observation is not None:
+        if observation is not None and trace.label != FAILED:
             yield observation

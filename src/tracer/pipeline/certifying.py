@@ -270,6 +270,7 @@ def estimate(shop: Workshop, config: FitConfig, target: float, stamp: str, paren
         n_tested=min(reached + 2, len(p)) - min(plan.starts), grid_size=len(p), grid_digest=plan.digest,
         split_digest=shop.rooms.digest, split="out of fold on all traces",
         handled_floor=promise.handled_floor if config.contract == "overall" else None, assumption=plan.assumption,
+        ledger=config.ledger,
     )  # fmt: skip
     return Certified(stamped(policy, certificate, report, attempt, shop, config), report)
 

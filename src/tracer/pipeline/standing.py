@@ -11,7 +11,7 @@ from tracer.certification.certificate import Certificate, Rung
 from tracer.certification.proposals import Promise
 from tracer.config import FitConfig
 from tracer.errors import FeatureError
-from tracer.pipeline.training import Workshop, promise_of
+from tracer.pipeline.training import Workshop
 from tracer.policies.policy import Inputs, Policy
 from tracer.stats import binomial, testing
 from tracer.traces.rooms import ids_digest
@@ -73,7 +73,8 @@ def stand(incumbent: Policy, shop: Workshop, config: FitConfig, level: float, at
     tested in turn, which a fixed order of tests allows at the same level. A policy that cannot read the traces (they
     have no embeddings, or others) stands as it is.
     """
-    promise = promise_of(config, config.target)
+    own = incumbent.certificate
+    promise = Promise(own.target, own.contract, own.handled_floor or 0.0, config.coverage_floor)
     shadow = shop.dataset.take(shop.rooms.shadow)
     try:
         scored = incumbent.score(Inputs.of(shadow.texts, shadow.dense)).scored
@@ -94,14 +95,13 @@ def stand(incumbent: Policy, shop: Workshop, config: FitConfig, level: float, at
         state = "renewed"
         ladder = _ladder(incumbent, scored.scores[fresh], agree[fresh], promise, share)
         certificate = replace(
-            incumbent.certificate, target=config.target, delta=config.delta, level=share, guarantee="certified",
+            own, delta=config.delta, level=share, guarantee="certified", one_a_group=bool(len(shop.rooms.set_aside)),
             n_shadow=n_fresh, n_handled=n, n_agreed=n_agreed, rank=1, n_candidates=1, attempt=attempt, chain_start=0,
             n_tested=min(len(ladder) + 2, 1 + len(incumbent.certificate.ladder)),
             grid_size=1 + len(incumbent.certificate.ladder),
             split_digest=ids_digest(key for key, new in zip(shadow.ids, fresh.tolist(), strict=True) if new),
             split=f"{n_fresh} fresh shadow traces", assumption="", ladder=ladder, n_reused=0, ledger=config.ledger,
-            evidence="exact", contract=config.contract,
-            handled_floor=promise.handled_floor if config.contract == "overall" else None,
+            evidence="exact",
         )  # fmt: skip
     elif n and _broken(promise, n - n_agreed, n, n_fresh, attempt):
         state = "refuted"

@@ -112,6 +112,12 @@ class PolicyRegistry:
         Whatever came last is undone, a demotion too; where everything goes to the teacher, the last version in force
         comes back. Versions that were removed are passed over. Raises PolicyError where there is none.
         """
+        version = self.before()
+        self.activate(version, event="rollback", note=note, now=now)
+        return version
+
+    def before(self) -> str:
+        """The version that `rollback` would activate. Raises PolicyError where there is none."""
         active, there = self.active_version(), self.versions()
         earlier = [v for v in in_force(self.history()) if v in there]
         if active is not None and active in earlier:
@@ -119,7 +125,6 @@ class PolicyRegistry:
         earlier = [v for v in earlier if v != active]
         if not earlier:
             raise PolicyError(f"{self.home}: no other version was in force before {active or 'the teacher'}")
-        self.activate(earlier[-1], event="rollback", note=note, now=now)
         return earlier[-1]
 
     def history(self) -> tuple[Event, ...]:

@@ -168,6 +168,24 @@ def known_to(n_ones: int, n: int, level: float, odds: float = 1.0) -> tuple[floa
     return (_odds_times(lower, 1.0 / odds) if lower > 0.0 else 0.0), (_odds_times(upper, odds) if upper < 1.0 else 1.0)
 
 
+def largest_unproven(n_ones: int, n: int, level: float) -> float:
+    """Upper bound of a rate that holds at all times at once, from the e-processes below each rate turned around.
+
+    The largest rate q whose e-process ``EProcess(q, "below")`` has not reached 1 / ``level``: a true rate is excluded
+    with probability at most ``level`` (Ville), whenever one looks.
+    """
+    low, high = n_ones / n if n else 0.0, 1.0
+    if not n:
+        return high
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        if not low < middle < high:
+            break
+        proven = float(EProcess(middle, "below").log_e(n_ones, n)) >= -math.log(level)
+        low, high = (low, middle) if proven else (middle, high)
+    return high
+
+
 def first(reached: ArrayLike) -> int | None:
     """Index of the first True of (n,); None without any."""
     where = np.flatnonzero(np.asarray(reached))

@@ -8,13 +8,13 @@ from hashlib import blake2b
 
 import sqlalchemy as sa
 
-from tracer.errors import StoreError, TracerError
+from tracer.errors import BusyError, StoreError
 from tracer.traces.database import Database
 
 
 @contextmanager
 def locked(database: Database, name: str) -> Iterator[Callable[[], None]]:
-    """Hold the lock of this name; TracerError at once where another session holds it.
+    """Hold the lock of this name; BusyError at once where another session holds it.
 
     Gives a function that raises StoreError where the connection broke and the lock was lost with it; the end of the
     block does so too.
@@ -25,7 +25,7 @@ def locked(database: Database, name: str) -> Iterator[Callable[[], None]]:
         unlimited = "SELECT set_config('idle_session_timeout', '0', false) FROM pg_settings WHERE name = "
         connection.exec_driver_sql(unlimited + "'idle_session_timeout'")
         if not connection.execute(sa.select(sa.func.pg_try_advisory_lock(key))).scalar_one():
-            raise TracerError(f"{database.url}: another process is fitting here; try again when it is done")
+            raise BusyError(f"{database.url}: another process is fitting here; try again when it is done")
 
         def held() -> None:
             with _lost(database.url):
