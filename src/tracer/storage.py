@@ -6,11 +6,14 @@ import fcntl
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from tracer.errors import TracerError
+
+_POLL_S = 0.02
 
 on_step: Callable[[str], None] | None = None
 """Told the name of each step of what must survive a crash: a test kills the process there."""
@@ -70,14 +73,22 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock file; TracerError at once where another process holds it. Freed if the process dies."""
+def locked(folder: Path, name: str = ".lock", *, what: str = "fitting", wait_s: float = 0.0) -> Iterator[None]:
+    """Hold a lock file in a folder; freed if the process dies.
+
+    Raises TracerError where another process, which is then ``what``, holds it for longer than ``wait_s``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise TracerError(f"{folder}: another process is fitting here; try again when it is done") from error
+    until = time.monotonic() + wait_s
+    with (folder / name).open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= until:
+                    raise TracerError(f"{folder}: another process is {what} here; try again when it is done") from error
+            time.sleep(_POLL_S)
         yield
 
 

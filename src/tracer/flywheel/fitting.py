@@ -7,7 +7,7 @@ the traces, then the settings with the decision, then ``ACTIVE`` moves. A crash 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from tracer.config import FitConfig
 from tracer.errors import StoreError
 from tracer.features.dense import Embedder
 from tracer.flywheel.committing import clear_tainted, explain, leave, saved
-from tracer.flywheel.homes import CACHE, HOME, locked, opened
+from tracer.flywheel.homes import CACHE, HOME, fitting, locked, opened
 from tracer.flywheel.lines import fingerprints_of, line_for_fit
 from tracer.flywheel.reading import Traces, embed_dataset, encode_names, encoder_of, read
 from tracer.flywheel.settings import Challenger, Line, Settings
@@ -86,7 +86,7 @@ def fit(
             config = replace(config, shadow_share=config.shadow_share_for(given.n_units))
             return pipeline.fit(given, config, progress=progress, now=now, encodings=encodings)
     folder = Path(home or HOME)
-    with locked(folder):
+    with fitting(folder):
         before = Settings.read(folder)
         with opened(folder, before, task) as (store, held):
             dataset, stored = _joined(store, given, records, before, discard=discard)
@@ -100,8 +100,8 @@ def fit(
             if not stored:  # other rows than those that were counted so far
                 line = replace(line, decided=0, released=0)
             parent = PolicyRegistry(folder).active_version()
-            begun = _begun(before, line)
-            with attempting(folder, before, begun):
+            mine = before is not None and before.line.number == line.number
+            with attempting(folder, line) if mine else nullcontext():
                 outcome = pipeline.refit(
                     dataset, config, progress=progress, now=now, attempt=line.attempts, parent=parent,
                     encodings=encodings, released=line.released, decided=line.decided,
@@ -110,25 +110,26 @@ def fit(
                 _refused(folder, outcome.verdict, line, now)
                 if before is not None:
                     # What stands here goes on: its traces, its settings, its policy. The attempt counts.
-                    if stored and begun is not None:
-                        begun.with_line(replace(begun.line, decided=store.through())).write(folder)
+                    if stored and mine:
+                        _decided(folder, line, int(dataset.numbers[-1]))
                     return outcome.verdict
-            after = Settings(config, spec, (line,), store.kind, store.store_id, store.task)
-            if before is not None:
-                after = replace(after, lines=before.with_line(line).lines, tainted=before.tainted)
-            to_store = None if stored else (dataset, records)
-            held()
-            verdict = _commit(folder, outcome.verdict, store, after, to_store, now, discard=discard)
+            with locked(folder):
+                held()
+                made = Settings(config, spec, (line,), store.kind, store.store_id, store.task)
+                to_store = None if stored else (dataset, records)
+                through = int(dataset.numbers[-1])
+                verdict = _commit(folder, outcome.verdict, store, made, to_store, through, now, discard=discard)
             leave(folder, outcome.warm)
             explain(folder, verdict, dataset if stored else store.load(labels=_declared(dataset)), config, parent)
             return verdict
 
 
-def _begun(before: Settings | None, line: Line) -> Settings | None:
-    """What stands here with the new attempt counted, where it is one of the line in force."""
-    if before is None or before.line.number != line.number:
-        return None
-    return before.with_line(replace(before.line, attempts=line.attempts))
+def _decided(home: Path, line: Line, through: int) -> None:
+    """Traces up to ``through`` have taken part in an attempt of this line, and the policy in force goes on."""
+    with locked(home):
+        settings = Settings.read(home)
+        if settings is not None and settings.line.number == line.number:
+            settings.with_line(replace(settings.line, decided=through)).write(home)
 
 
 def _refused(home: Path, verdict: Refused, line: Line, now: datetime | None) -> None:
@@ -142,20 +143,23 @@ def _commit(
     store: TraceStore,
     settings: Settings,
     to_store: tuple[Dataset, Sequence[Trace] | None] | None,
+    through: int,
     now: datetime | None,
     *,
     discard: bool,
 ) -> Verdict:
     """Versions, traces, the decision, and the pointer last."""
-    registry = PolicyRegistry(home)
+    registry, before = PolicyRegistry(home), Settings.read(home)
+    if before is not None:
+        settings = replace(settings, lines=before.with_line(settings.line).lines, tainted=before.tainted)
     verdict = saved(registry, verdict, settings.embedder)
     storage.step("fit.policies-saved")
     if to_store is not None:
         dataset, records = to_store
-        store.replace(dataset, records=records, recorded_at=now, routed=discard)
+        through = store.replace(dataset, records=records, recorded_at=now, routed=discard).through
         storage.step("fit.traces-stored")
     version = None if isinstance(verdict, Refused) else verdict.policy.version
-    line = replace(settings.line, decided=store.through(), watched=store.through())
+    line = replace(settings.line, decided=through, watched=through)
     after = replace(settings.with_line(line), pending=version)
     if isinstance(verdict, Certified) and verdict.certificate.guarantee == "estimated":
         level = level_of(settings.config, line.attempts)
@@ -188,21 +192,25 @@ def level_of(config: FitConfig, attempt: int) -> float:
 
 
 @contextmanager
-def attempting(home: Path, before: Settings | None, begun: Settings | None) -> Iterator[None]:
-    """Count an attempt before any shadow label is read; take that back where it raises and says nothing of them.
+def attempting(home: Path, line: Line) -> Iterator[None]:
+    """Count an attempt of the line in force before any shadow label is read; take that back where it raises.
 
-    A process that is killed in between leaves it counted: what it saw, nobody knows.
+    What raises says nothing of the labels. A process that is killed stays counted: what it saw, nobody knows.
     """
-    if before is None or begun is None:
-        yield
-        return
-    begun.write(home)
+    _count(home, line, line.attempts)
     storage.step("attempt.begun")
     try:
         yield
     except BaseException:
-        before.write(home)
+        _count(home, line, line.attempts - 1)
         raise
+
+
+def _count(home: Path, line: Line, attempts: int) -> None:
+    with locked(home):
+        settings = Settings.read(home)
+        if settings is not None and settings.line.number == line.number:
+            settings.with_line(replace(settings.line, attempts=attempts)).write(home)
 
 
 def embed_stored(

@@ -17,7 +17,7 @@ from tracer.errors import PolicyError, TraceError
 from tracer.explanations.asking import ASKED_TWICE
 from tracer.features.cache import EmbeddingCache
 from tracer.flywheel.committing import clear_tainted
-from tracer.flywheel.homes import ARTEFACTS, CACHE, WARM, locked, opened
+from tracer.flywheel.homes import ARTEFACTS, CACHE, WARM, fitting, locked, opened
 from tracer.flywheel.settings import Settings
 from tracer.policies.registry import PolicyRegistry
 from tracer.traces.rooms import traces_digest
@@ -56,7 +56,7 @@ def forget(
     folder = Path(home)
     if Settings.read(folder) is None:
         raise TraceError(f"{folder}: nothing was fitted here yet; run `tracer fit` first")
-    with locked(folder):
+    with fitting(folder), locked(folder):
         settings = Settings.read(folder)
         if settings is None:
             raise TraceError(f"{folder}: its settings went away")

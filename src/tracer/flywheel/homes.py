@@ -18,6 +18,8 @@ from tracer.types import Dataset, LabelSpace
 
 log = logging.getLogger("tracer.flywheel")
 
+_WAIT_S = 60.0
+
 HOME = ".tracer"
 ARTEFACTS = "artefacts"
 """Folder in a home with the five artefacts of each version, and of the last refusal as ``refused.json``."""
@@ -29,19 +31,37 @@ DATABASE_URL = "DATABASE_URL"
 
 
 @contextmanager
-def locked(home: Path) -> Iterator[None]:
-    """Be the only one who fits, promotes or demotes in this home, and finish first what a killed process left.
+def fitting(home: Path) -> Iterator[None]:
+    """Be the only one who fits, or forgets, in this home: for as long as that takes. Clears up after a killed process.
 
-    Raises TracerError at once where another process holds the lock, ConfigError where nothing can be written.
+    Raises TracerError at once where another process does, ConfigError where nothing can be written.
     """
+    with _lock(home, ".fit.lock", "fitting", 0.0):
+        with locked(home):
+            for folder in (home, home / "policies", home / ARTEFACTS):
+                storage.sweep(folder)
+        yield
+
+
+@contextmanager
+def locked(home: Path) -> Iterator[None]:
+    """Be the only one who changes what is in force, for a moment; first finish what a killed process had decided.
+
+    It is never held while anything is trained, so that an alarm demotes, and an operator rolls back, in the middle of a
+    long fit. Raises TracerError where another process holds it for a minute, ConfigError where nothing can be written.
+    """
+    with _lock(home, ".lock", "changing the policy", _WAIT_S):
+        _recover(home)
+        yield
+
+
+@contextmanager
+def _lock(home: Path, name: str, what: str, wait_s: float) -> Iterator[None]:
     with ExitStack() as stack:
         try:
-            stack.enter_context(storage.locked(home))
+            stack.enter_context(storage.locked(home, name, what=what, wait_s=wait_s))
         except OSError as error:
             raise ConfigError(f"home {home}: cannot be written ({error.strerror}: {error.filename})") from error
-        for folder in (home, home / "policies", home / ARTEFACTS):
-            storage.sweep(folder)
-        _recover(home)
         yield
 
 

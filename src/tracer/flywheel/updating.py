@@ -24,7 +24,7 @@ from tracer.features.dense import Embedder
 from tracer.flywheel.committing import clear_tainted, explain, leave, recertified, save, saved, warm_start
 from tracer.flywheel.deciding import Decision, OnRefusal, check_choice, decide
 from tracer.flywheel.fitting import attempting, embed_stored, level_of, records_of, silent
-from tracer.flywheel.homes import CACHE, HOME, locked, opened
+from tracer.flywheel.homes import CACHE, HOME, fitting, locked, opened
 from tracer.flywheel.lines import change_statement, fingerprints_of, line_for_update
 from tracer.flywheel.reading import Traces, embed_dataset, encoder_of, read
 from tracer.flywheel.settings import TEACHER, Challenger, Line, Settings
@@ -78,7 +78,7 @@ def update(
     folder = Path(home)
     if Settings.read(folder) is None:
         raise TraceError(f"{folder}: nothing was fitted here yet; run `tracer fit` first")
-    with locked(folder):
+    with fitting(folder):
         before = Settings.read(folder)
         if before is None:
             raise TraceError(f"{folder}: its settings went away")
@@ -149,22 +149,42 @@ def _on_its_line(
     line = line_for_update(settings, fingerprints_of(new), label_set, accept=accept)
     if line == settings.line:
         return settings
-    if line.number != settings.line.number:
+    with locked(home):
+        current = Settings.read(home) or settings
+        if line.number == settings.line.number:
+            changed = replace(current.with_line(replace(line, watched=current.line.watched)), challenger=None)
+            changed.write(home)
+            return changed
         statement = change_statement(settings.line, line)
         log.warning("%s", statement)
         line = replace(line, watched=store.through())
+        changed = replace(current.with_line(line), challenger=None, pending=TEACHER)
+        changed.write(home)
+        storage.step("update.line-decided")
         registry = PolicyRegistry(home)
         if registry.active_version() is not None:
             registry.activate(None, event="new line", note=statement, now=now)
         storage.step("update.line-begun")
-    changed = replace(settings.with_line(line), challenger=None, pending=None)
-    changed.write(home)
-    return changed
+        changed = replace(changed, pending=None)
+        changed.write(home)
+        return changed
+
+
+def _after_all(decision: Decision, verdict: Verdict, registry: PolicyRegistry, incumbent: Policy | None) -> Decision:
+    """The decision where another policy came into force while this one was trained: an alarm, or an operator."""
+    if registry.active_version() == (incumbent.version if incumbent is not None else None):
+        return decision
+    moved = [event for event in registry.history() if event.moved]
+    if moved and moved[-1].event == "demote":
+        if isinstance(verdict, Certified):
+            return Decision("promote", "an alarm demoted the policy in force meanwhile")
+        return Decision("keep", "an alarm demoted the policy in force meanwhile, and the gate refused")
+    return Decision("keep", "another policy was put in force by hand meanwhile")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
-    """One attempt in a locked home."""
+    """One attempt in a home where nobody else fits."""
 
     home: Path
     store: TraceStore
@@ -188,16 +208,19 @@ class _Job:
             released = decided
         registry = PolicyRegistry(self.home)
         incumbent = self._incumbent(registry)
-        begun = self.settings.with_line(replace(line, attempts=attempt))
-        with attempting(self.home, self.settings, begun):
+        line = replace(line, attempts=attempt)
+        with attempting(self.home, line):
             outcome = pipeline.refit(
                 dataset, config, warm=warm_start(self.home), progress=self.progress, now=self.now, attempt=attempt,
                 parent=incumbent.version if incumbent else None, encodings=encodings, released=released,
                 decided=decided, incumbent=incumbent,
             )  # fmt: skip
         decision = self._decision(outcome, incumbent, on_refusal)
-        line = replace(line, attempts=attempt, decided=int(dataset.numbers[-1]), released=released)
-        verdict = self._commit(registry, outcome, decision, line, incumbent)
+        line = replace(line, decided=int(dataset.numbers[-1]), released=released)
+        with locked(self.home):
+            self.held()
+            decision = _after_all(decision, outcome.verdict, registry, incumbent)
+            verdict = self._commit(registry, outcome, decision, line, incumbent)
         active = registry.active_version()
         added, known = (appended.n_added, appended.n_known) if appended is not None else (0, 0)
         done = Update(
@@ -240,11 +263,10 @@ class _Job:
     def _commit(
         self, registry: PolicyRegistry, outcome: Outcome, decision: Decision, line: Line, incumbent: Policy | None
     ) -> Verdict:
-        """Versions, then the decision, then the pointer."""
-        self.held()
-        spec, through = self.settings.embedder, self.store.through()
+        """Versions, then the decision, then the pointer; what was watched and set meanwhile stays."""
+        current, spec, through = Settings.read(self.home) or self.settings, self.settings.embedder, self.store.through()
         verdict = saved(registry, outcome.verdict, spec)
-        target: str | None = incumbent.version if incumbent is not None else None
+        target = registry.active_version()
         if decision.action == "promote" and isinstance(verdict, Certified):
             target = verdict.policy.version
         elif decision.action == "renew" and outcome.standing is not None and incumbent is not None:
@@ -256,15 +278,15 @@ class _Job:
         elif decision.action == "teacher":
             target = None
         line, challenger = self._challenger(registry, verdict, line, target, through)
-        if decision.action == "demote":
-            line = replace(line, watched=through)
+        line = replace(line, watched=through if decision.action == "demote" else current.line.watched)
         storage.step("update.policies-saved")
-        tainted = self.settings.tainted
+        tainted = current.tainted
         if incumbent is not None and incumbent.version in tainted and decision.action in ("renew", "demote"):
             tainted = (*tainted, target or "")  # the same weights under another certificate
         after = replace(
-            self.settings.with_line(line), pending=target or TEACHER, refit="", challenger=challenger, tainted=tainted
-        )
+            current.with_line(line), embedder=spec, pending=target or TEACHER, challenger=challenger, tainted=tainted,
+            refit="" if current.refit == self.settings.refit else current.refit,
+        )  # fmt: skip
         after.write(self.home)
         storage.step("update.decided")
         self._activate(registry, decision, target, line)

@@ -22,7 +22,7 @@ from tracer.certification.certificate import Certificate
 from tracer.errors import ConfigError, TraceError
 from tracer.features.dense import Embedder
 from tracer.flywheel.committing import recertified
-from tracer.flywheel.homes import locked, opened, store_of
+from tracer.flywheel.homes import locked, store_of
 from tracer.flywheel.settings import TEACHER, Challenger, Settings
 from tracer.monitoring.alarms import Monitor, MonitorConfig, MonitorState
 from tracer.monitoring.drift import Drift, DriftState
@@ -40,6 +40,8 @@ log = logging.getLogger("tracer.flywheel")
 
 STATE = "monitor.json"
 """File in a home folder with what the monitor knows; it may be deleted at any time, then all audits are read again."""
+_MOST_PLAIN = 20_000
+"""Samples on which a challenger is looked at: one that these do not certify waits for a refit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +84,14 @@ def watch(
     embedder: Embedder | None = None,
     now: datetime | None = None,
 ) -> tuple[View, tuple[Notice, ...]]:
-    """Look, and act on it. Waits for nobody: raises TracerError where another process fits or watches here."""
+    """Look, and act on it, also while a refit is running: an alarm does not wait for it."""
     if Settings.read(home) is None:
         raise TraceError(f"{home}: nothing was fitted here yet; run `tracer fit` first")
     with locked(home):
         settings = Settings.read(home)
         if settings is None:
             raise TraceError(f"{home}: its settings went away")
-        with opened(home, settings) as (store, _held):
+        with store_of(home, settings) as store:
             view = _look(home, settings, store, config or MonitorConfig())
             _remember(home, view)
             acting = _Acting(home, store, PolicyRegistry(home), view, embedder, now)
@@ -213,7 +215,7 @@ class _Acting:
         if settings is None or challenger is None or challenger.version not in self.registry.versions():
             return None
         policy = self.registry.load(challenger.version)
-        audits = list(self.store.traces(origins={"audit"}, after=challenger.since))
+        audits = _plain(self.store, challenger.since)
         if not audits:
             return None
         handled, agreed = self._decided(policy, audits)
@@ -249,6 +251,20 @@ class _Acting:
             handled, labels = decisions.handled, list(decisions.labels)
         agreed = np.array([mine == trace.label for mine, trace in zip(labels, traces, strict=True)])
         return handled, agreed
+
+
+def _plain(store: TraceStore, after: int) -> list[tuple[int, Trace]]:
+    """Plain samples of traffic after a number, the first of each group: audits, and all that came without a policy."""
+    groups: set[str] = set()
+    found = []
+    for number, trace in store.traces(origins={"audit", "bootstrap"}, after=after):
+        if trace.group is None or trace.group not in groups:
+            found.append((number, trace))
+            if trace.group is not None:
+                groups.add(trace.group)
+        if len(found) == _MOST_PLAIN:
+            break
+    return found
 
 
 def _by_audits(policy: Policy, found: Promotion, challenger: Challenger, ids: Sequence[str]) -> Certificate:
