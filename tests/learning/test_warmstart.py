@@ -244,4 +244,5 @@ def test_a_disk_that_is_full_at_the_end_costs_time_and_nothing_else(
     assert settings.attempts == 2
     assert "No space left" in caplog.text
     assert isinstance(verdict, Certified)
-    assert verdict.policy.version == (tmp_path / "ACTIVE").read_text().strip()
+    assert verdict.update is not None
+    assert verdict.update.active == (tmp_path / "ACTIVE").read_text().strip()

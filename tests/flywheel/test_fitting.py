@@ -81,34 +81,51 @@ def test_without_a_home_nothing_is_written(
     assert verdict.certificate == fitted[1].certificate
 
 
-def test_an_update_merges_by_id_and_promotes(home: Path, more: Dataset, now: datetime) -> None:
+def test_an_update_merges_by_id(home: Path, more: Dataset, now: datetime) -> None:
     verdict = flywheel.update(more, home=home, now=now)
     assert isinstance(verdict, Certified)
     assert (verdict.policy.version, verdict.policy.parent) == ("v0002", "v0001")
     stored = TraceStore.open(home).load()
     assert len(stored) == 750 == len(set(stored.ids))
     assert verdict.report.n_traces == 750
-    assert PolicyRegistry(home).active_version() == "v0002"
     settings = flywheel.Settings.read(home)
     assert settings is not None
-    assert settings.attempts == 2
-    assert TraceStore(home).snapshots() == ("t000001", "t000002")
+    assert (settings.attempts, settings.line.decided) == (2, 750)
     assert Router.load(home, version="v0001").policy is not None, "the old version is still there to roll back to"
 
 
-def test_an_update_is_the_fit_of_all_traces(home: Path, more: Dataset, messages: Dataset, now: datetime) -> None:
-    updated = flywheel.update(more, home=home, now=now)
+def test_an_update_promotes_what_handles_more(small_texts: Dataset, more: Dataset, tmp_path: Path) -> None:
+    flywheel.fit(small_texts, home=tmp_path, config=replace(LEXICAL, ledger="promotion"))
+    verdict = flywheel.update(more, home=tmp_path)
+    assert isinstance(verdict, Certified)
+    assert verdict.update is not None
+    standing = verdict.update.standing
+    assert standing is not None
+    assert standing.coverage is not None
+    assert verdict.certificate.coverage > standing.coverage
+    assert PolicyRegistry(tmp_path).active_version() == verdict.policy.version == verdict.update.active == "v0002"
+
+
+def test_an_update_is_the_fit_of_all_traces(
+    small_texts: Dataset, more: Dataset, messages: Dataset, tmp_path: Path, now: datetime
+) -> None:
+    """With a policy in force that cannot be tested on so few fresh traces, the challenger has all of the level."""
+    config = replace(LEXICAL, ledger="promotion")
+    flywheel.fit(small_texts, home=tmp_path, config=config)
+    updated = flywheel.update(more, home=tmp_path, now=now)
     whole = replace(messages.take(np.arange(750)), dense=None, embedder=None)
-    anew = flywheel.fit(whole, home=None, config=LEXICAL, now=now)
+    anew = flywheel.fit(whole, home=None, config=config, now=now)
     assert isinstance(updated, Certified)
     assert isinstance(anew, Certified)
-    assert replace(updated.certificate, attempt=1) == anew.certificate
+    assert updated.certificate.n_reused == 174
+    assert replace(updated.certificate, attempt=1, n_reused=0) == replace(anew.certificate, n_reused=0)
     assert archive.dump(updated.policy)[archive.ARRAYS] == archive.dump(anew.policy)[archive.ARRAYS]
 
 
 @pytest.mark.parametrize("way", ["keep", "teacher"])
 def test_a_refusal_keeps_the_policy_or_falls_back(way: Any, home: Path, small_texts: Dataset) -> None:
-    verdict = flywheel.update(nonsense(small_texts), home=home, on_refusal=way)
+    biased = nonsense(small_texts)
+    verdict = flywheel.update(replace(biased, origins=("deferred",) * 600), home=home, on_refusal=way)
     assert isinstance(verdict, Refused)
     assert PolicyRegistry(home).active_version() == ("v0001" if way == "keep" else None)
     assert PolicyRegistry(home).versions() == ("v0001",)
@@ -156,11 +173,11 @@ def test_a_fit_that_raises_changes_nothing(home: Path, contents: Contents) -> No
     assert contents(home) == before
 
 
-@pytest.mark.parametrize("method", ["save", "load"])
-def test_a_crash_while_the_traces_are_written_keeps_the_policy_in_force(
-    method: str, home: Path, more: Dataset, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("method", "n"), [("append", 600), ("load", 750)])
+def test_a_store_that_fails_keeps_the_policy_in_force(
+    method: str, n: int, home: Path, more: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crash(*_: object) -> None:
+    def crash(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patched:
@@ -168,9 +185,18 @@ def test_a_crash_while_the_traces_are_written_keeps_the_policy_in_force(
         with pytest.raises(OSError, match="no space left"):
             flywheel.update(more, home=home)
     assert PolicyRegistry(home).active_version() == "v0001"
-    assert len(TraceStore.open(home).load()) == 600
+    assert len(TraceStore.open(home).load()) == n, "what was stored stays stored"
     assert Router.load(home).policy is not None
-    assert isinstance(flywheel.update(more, home=home), Certified), "and the next update works"
+    arguments = () if n == 750 else (more,)
+    assert isinstance(flywheel.update(*arguments, home=home), Certified), "and the next update works"
+
+
+def test_labels_that_mean_nothing_refute_the_policy(home: Path, small_texts: Dataset) -> None:
+    verdict = flywheel.update(nonsense(small_texts), home=home)
+    assert verdict.update is not None
+    assert verdict.update.standing is not None
+    assert (verdict.update.action, verdict.update.standing.state) == ("demote", "refuted")
+    assert PolicyRegistry(home).active_version() == verdict.update.active != "v0001"
 
 
 @pytest.mark.parametrize(
@@ -349,7 +375,7 @@ def test_a_refused_fit_leaves_what_stands(small_texts: Dataset, tmp_path: Path) 
 
 
 def test_two_fits_at_once_in_one_home(small_texts: Dataset, tmp_path: Path) -> None:
-    with storage.locked(tmp_path), pytest.raises(TracerError, match="another process is fitting here"):
+    with storage.locked(tmp_path, ".fit.lock"), pytest.raises(TracerError, match="another process is fitting here"):
         flywheel.fit(small_texts, target=0.6, features="lexical", home=tmp_path)
 
 
