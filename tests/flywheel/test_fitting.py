@@ -15,7 +15,7 @@ import pytest
 
 from tracer import flywheel, storage
 from tracer.config import FitConfig
-from tracer.errors import BadTraceError, ConfigError, EmbedderError, FeatureError, TraceError, TracerError
+from tracer.errors import BadTraceError, ConfigError, EmbedderError, FeatureError, StoreError, TraceError, TracerError
 from tracer.explanations import artefacts
 from tracer.explanations.artefacts import Artefacts
 from tracer.features.dense import PROBE_TEXTS, CallableEmbedder
@@ -66,8 +66,11 @@ def test_a_fit_leaves_a_version_the_traces_and_the_settings(
     assert settings is not None
     assert settings.config == replace(LEXICAL, shadow_share=0.3), "the share is kept, so no trace changes room"
     assert (settings.embedder, settings.attempts) == (None, 1)
-    there = ["ACTIVE", "artefacts", "history.jsonl", "policies", "settings.json", "traces", "training.safetensors"]
-    assert sorted(p.name for p in folder.iterdir()) == sorted([".lock", "serving.json", *there])
+    there = {
+        ".fit.lock", ".lock", "ACTIVE", "artefacts", "columns", "history.jsonl", "policies", "serving.json",
+        "settings.json", "traces.sqlite", "training.safetensors",
+    }  # fmt: skip
+    assert {p.name for p in folder.iterdir()} - {"traces.sqlite-wal", "traces.sqlite-shm"} == there
 
 
 def test_without_a_home_nothing_is_written(
@@ -419,3 +422,85 @@ def test_artefacts_that_cannot_be_made_cost_no_fit(
     assert (tmp_path / "ACTIVE").read_text().strip() == verdict.policy.version
     assert "ZeroDivisionError" in caplog.text
     assert "secret" not in caplog.text
+
+
+# From the store, and what a fit may not lose.
+
+
+def records(dataset: Dataset, origin: Any) -> list[Trace]:
+    columns = zip(dataset.ids, dataset.texts or (), dataset.labels, strict=True)
+    return [Trace(i, t, label, origin=origin) for i, t, label in columns]
+
+
+def test_a_log_that_holds_all_stored_traces_adds_its_new_ones(home: Path, messages: Dataset) -> None:
+    longer = replace(messages.take(np.arange(700)), dense=None, embedder=None)
+    flywheel.fit(longer, home=home, config=LEXICAL)
+    settings = flywheel.Settings.read(home)
+    assert settings is not None
+    assert TraceStore.open(home).load().ids == longer.ids
+    assert (settings.attempts, settings.line.decided) == (2, 700)
+
+
+def test_a_relabelled_log_takes_the_old_ones_place_and_the_ledger_goes_on(home: Path, small_texts: Dataset) -> None:
+    labels = list(small_texts.labels)
+    labels[0] = next(name for name in small_texts.space.names if name != labels[0])
+    new = Dataset.from_columns(labels, texts=small_texts.texts, ids=small_texts.ids)
+    flywheel.fit(new, home=home, config=replace(LEXICAL, targets=(0.6,)))
+    settings = flywheel.Settings.read(home)
+    assert settings is not None
+    with TraceStore.open(home) as store:
+        assert store.load().labels == tuple(labels)
+        assert (settings.attempts, settings.line.decided) == (2, store.through())
+
+
+def test_traces_recorded_while_routing_are_not_dropped_unasked(home: Path, more: Dataset) -> None:
+    with TraceStore.open(home) as store:
+        store.append(records(more.take(np.arange(100, 110)), "audit"))
+    with pytest.raises(StoreError, match="10 of 610 traces were recorded while routing"):
+        flywheel.fit(more, home=home, config=LEXICAL)
+    assert len(TraceStore.open(home).load()) == 610
+    verdict = flywheel.fit(more, home=home, config=replace(LEXICAL, targets=(0.3,)), discard=True)
+    assert isinstance(verdict, Certified)
+    assert TraceStore.open(home).load().ids == more.ids
+
+
+def test_a_fit_without_a_log_fits_what_is_stored(small_texts: Dataset, tmp_path: Path) -> None:
+    with TraceStore.open(tmp_path) as store:
+        store.append(small_texts)
+    verdict = flywheel.fit(home=tmp_path, config=LEXICAL)
+    assert isinstance(verdict, Certified)
+    assert verdict.report.n_traces == 600
+
+
+def test_tasks_in_one_database_do_not_see_each_other(
+    postgres: str, messages: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = replace(messages, dense=None, embedder=None)
+    monkeypatch.setenv(flywheel.DATABASE_URL, postgres)
+    easy = replace(LEXICAL, targets=(0.5,))
+    for task, rows in (("a", np.arange(300)), ("b", np.arange(300, 700))):
+        flywheel.fit(texts.take(rows), home=tmp_path / task, config=easy, task=task)
+        settings = flywheel.Settings.read(tmp_path / task)
+        assert settings is not None
+        assert (settings.store, settings.task) == ("postgresql", task)
+    assert flywheel.update(texts.take(np.arange(700, 720)), home=tmp_path / "a").report.n_traces == 320
+    with TraceStore.open(postgres, task="b") as store:
+        assert store.count() == 400
+    monkeypatch.delenv(flywheel.DATABASE_URL)
+    with pytest.raises(ConfigError, match="set DATABASE_URL"):
+        flywheel.update(texts.take(np.arange(720, 740)), home=tmp_path / "a")
+
+
+def test_another_store_than_the_one_fitted_on_is_refused(home: Path, more: Dataset) -> None:
+    for path in home.glob("traces.sqlite*"):
+        path.unlink()
+    with pytest.raises(StoreError, match="is another trace store"):
+        flywheel.update(more, home=home)
+
+
+def test_only_a_postgres_url_moves_the_traces(
+    small_texts: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(flywheel.DATABASE_URL, "mysql://somebody@somewhere/app")
+    flywheel.fit(small_texts, home=tmp_path, config=LEXICAL)
+    assert (tmp_path / "traces.sqlite").exists()
