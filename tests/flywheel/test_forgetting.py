@@ -24,12 +24,12 @@ SECRET = "zyxwv-4711 is my customer number"  # noqa: S105
 
 @pytest.fixture
 def told(small_texts: Dataset, tmp_path: Path) -> Path:
-    """A home in which somebody said SECRET in three of 300 traces, asked twice, with artefacts."""
-    texts = list(small_texts.texts or ())[:300]
+    """A home in which somebody said SECRET in three of 600 traces, asked twice, with artefacts."""
+    texts = list(small_texts.texts or ())
     for i in (7, 80, 299):
         texts[i] = f"{texts[i]} {SECRET}"
-    dataset = Dataset.from_columns(small_texts.labels[:300], texts=texts, ids=[f"id-{i:04d}" for i in range(300)])
-    flywheel.fit(dataset, home=tmp_path, target=0.5, features="lexical")
+    dataset = Dataset.from_columns(small_texts.labels, texts=texts, ids=[f"id-{i:04d}" for i in range(600)])
+    flywheel.fit(dataset, home=tmp_path, target=0.6, features="lexical")
     (tmp_path / ASKED_TWICE).write_text('{"id": "id-0007", "label": "x"}\n{"id": "id-0008", "label": "y"}\n')
     return tmp_path
 
@@ -46,7 +46,7 @@ def test_no_byte_of_them_is_left(told: Path) -> None:
     done = forget(told, containing="zyxwv-4711")
     assert done.traces.ids == ("id-0007", "id-0080", "id-0299")
     with TraceStore.open(told) as store:
-        assert store.count() == 297
+        assert store.count() == 597
     for path in told.glob("traces.sqlite"):
         with sqlite3.connect(path) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -76,7 +76,7 @@ def test_what_was_forgotten_does_not_come_back(told: Path) -> None:
     forget(told, ids=["id-0007"])
     with TraceStore.open(told) as store:
         done = store.append([Trace("id-0007", "again", "x"), Trace("id-9999", "new", "x")])
-        assert (done.n_added, done.n_forgotten, store.count()) == (1, 1, 300)
+        assert (done.n_added, done.n_forgotten, store.count()) == (1, 1, 600)
 
 
 def test_traces_that_no_version_saw_leave_the_policy_alone(told: Path) -> None:
