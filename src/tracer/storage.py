@@ -39,6 +39,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         write_synced(beside, content)
+        step(f"beside:{path.name}")
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -54,6 +55,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> bool:
         for name, content in files.items():
             write_synced(beside / name, content)
         sync_folder(beside)
+        step(f"beside:{folder.name}")
         try:
             beside.rename(folder)
         except OSError:
@@ -69,7 +71,10 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> bool:
 def sweep(folder: Path) -> None:
     """Remove what a killed process left beside: hold the lock while you do."""
     for left in folder.glob(".*-*") if folder.is_dir() else ():
-        shutil.rmtree(left, ignore_errors=True)
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 @contextmanager

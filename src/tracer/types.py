@@ -303,6 +303,7 @@ Reason = Literal[
     "class_floor",
     "kill_switch",
     "no_policy",
+    "other_task",
     "error",
     "teacher_error",
     "audit",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,9 +17,9 @@ from tracer.errors import ArchiveError, PolicyError, TraceError, TracerError
 from tracer.explanations import artefacts
 from tracer.explanations.rows import Stored
 from tracer.flywheel.homes import ARTEFACTS, WARM
-from tracer.flywheel.settings import Settings
 from tracer.learning import warmstart
 from tracer.pipeline import Certified, Refused, Verdict, WarmStart
+from tracer.policies.fingerprints import Fingerprint
 from tracer.policies.policy import Policy
 from tracer.policies.registry import PolicyRegistry
 from tracer.types import Dataset
@@ -26,21 +27,27 @@ from tracer.types import Dataset
 log = logging.getLogger("tracer.flywheel")
 
 
-def saved(registry: PolicyRegistry, verdict: Verdict, embedder: str | None) -> Verdict:
+def saved(
+    registry: PolicyRegistry, verdict: Verdict, embedder: str | None, fingerprints: Sequence[Fingerprint]
+) -> Verdict:
     """The verdict with its policies written as versions, further targets first."""
-    frontier = tuple(_saved(registry, further, embedder) for further in verdict.frontier)
-    return replace(_saved(registry, verdict, embedder), frontier=frontier)
+
+    def with_version(one: Verdict) -> Verdict:
+        if isinstance(one, Refused):
+            return one
+        return replace(one, policy=save(registry, one.policy, embedder, fingerprints))
+
+    frontier = tuple(map(with_version, verdict.frontier))
+    return replace(with_version(verdict), frontier=frontier)
 
 
-def _saved(registry: PolicyRegistry, verdict: Verdict, embedder: str | None) -> Verdict:
-    if isinstance(verdict, Refused):
-        return verdict
-    return replace(verdict, policy=save(registry, verdict.policy, embedder))
-
-
-def save(registry: PolicyRegistry, policy: Policy, embedder: str | None) -> Policy:
-    """A policy as a new version that knows its embedder's name."""
-    task = {**policy.task, "embedder": embedder if policy.embedder is not None else None}
+def save(registry: PolicyRegistry, policy: Policy, embedder: str | None, fingerprints: Sequence[Fingerprint]) -> Policy:
+    """A policy as a new version that knows its embedder's name, and whose labels it imitates."""
+    task = {
+        **policy.task,
+        "embedder": embedder if policy.embedder is not None else None,
+        "fingerprints": [list(f) for f in fingerprints],
+    }
     return registry.save(replace(policy, task=task))
 
 
@@ -50,17 +57,6 @@ def recertified(
     """The same policy under another certificate, as a version of its own."""
     stamp = (now or datetime.now(UTC)).isoformat(timespec="seconds")
     return registry.save(replace(policy, certificate=certificate, parent=policy.version, created=stamp))
-
-
-def clear_tainted(home: Path, settings: Settings, registry: PolicyRegistry) -> None:
-    """Write the settings, and remove versions that learned from forgotten traces once they are not in force."""
-    active, there = registry.active_version(), registry.versions()
-    gone = [version for version in settings.tainted if version in there and version != active]
-    for version in gone:
-        registry.remove(version, note="learned from traces that were forgotten")
-        (home / ARTEFACTS / f"{version}.json").unlink(missing_ok=True)
-    kept = tuple(version for version in settings.tainted if version == active)
-    replace(settings, tainted=kept).write(home)
 
 
 def warm_start(home: Path) -> WarmStart | None:

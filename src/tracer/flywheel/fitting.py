@@ -20,8 +20,8 @@ from tracer import pipeline, storage
 from tracer.config import FitConfig
 from tracer.errors import StoreError
 from tracer.features.dense import Embedder
-from tracer.flywheel.committing import clear_tainted, explain, leave, saved
-from tracer.flywheel.homes import CACHE, HOME, fitting, locked, opened
+from tracer.flywheel.committing import explain, leave, saved
+from tracer.flywheel.homes import CACHE, HOME, clear_tainted, fitting, locked, opened
 from tracer.flywheel.lines import fingerprints_of, line_for_fit
 from tracer.flywheel.reading import Traces, embed_dataset, encode_names, encoder_of, read
 from tracer.flywheel.settings import Challenger, Line, Settings
@@ -152,7 +152,7 @@ def _commit(
     registry, before = PolicyRegistry(home), Settings.read(home)
     if before is not None:
         settings = replace(settings, lines=before.with_line(settings.line).lines, tainted=before.tainted)
-    verdict = saved(registry, verdict, settings.embedder)
+    verdict = saved(registry, verdict, settings.embedder, settings.line.fingerprints)
     storage.step("fit.policies-saved")
     if to_store is not None:
         dataset, records = to_store

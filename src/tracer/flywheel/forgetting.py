@@ -16,8 +16,7 @@ from tracer import storage
 from tracer.errors import PolicyError, TraceError
 from tracer.explanations.asking import ASKED_TWICE
 from tracer.features.cache import EmbeddingCache
-from tracer.flywheel.committing import clear_tainted
-from tracer.flywheel.homes import ARTEFACTS, CACHE, WARM, fitting, locked, opened
+from tracer.flywheel.homes import ARTEFACTS, CACHE, WARM, clear_tainted, fitting, locked, opened, traces_of
 from tracer.flywheel.settings import Settings
 from tracer.policies.registry import PolicyRegistry
 from tracer.traces.rooms import traces_digest
@@ -72,6 +71,9 @@ def forget(
             versions = _learned_from(found, store, registry, settings) if found else ()
             active = registry.active_version()
             mine = active if active in versions else None
+            if not dry_run and not found:
+                # Ids that may come later stay out, and bytes that a killed process left go.
+                found = select(dry_run=False)
             if dry_run or not found:
                 return Forgetting(found, 0, tuple(v for v in versions if v != active), mine)
             n_vectors = EmbeddingCache(folder / CACHE).forget(found.texts)
@@ -92,7 +94,7 @@ def forget(
 
 def _learned_from(found: Forgotten, store: TraceStore, registry: PolicyRegistry, settings: Settings) -> tuple[str, ...]:
     """Versions that were fitted or certified on one of these rows, or of which that cannot be known."""
-    dataset = store.load(fingerprints=settings.line.fingerprints)
+    dataset = traces_of(store, settings.line)
     first = min(found.numbers)
     digests: dict[int, str] = {}
     affected = []

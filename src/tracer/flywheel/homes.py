@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tracer import storage
 from tracer.errors import ConfigError, StoreError
-from tracer.flywheel.settings import TEACHER, Settings
+from tracer.flywheel.settings import TEACHER, Line, Settings
+from tracer.policies.fingerprints import Fingerprint, belongs
 from tracer.policies.registry import PolicyRegistry
 from tracer.traces.store import COPY, TraceStore
 from tracer.types import Dataset, LabelSpace
@@ -96,10 +97,28 @@ def store_of(home: Path, settings: Settings | None, task: str = "default") -> Tr
 
 def stored_traces(home: Path, settings: Settings) -> Dataset:
     """The traces of the policy line in force, in the order in which they came."""
-    line = settings.line
-    labels = LabelSpace(line.labels, declared=True) if line.labels is not None else None
     with store_of(home, settings) as store:
-        return store.load(fingerprints=line.fingerprints, labels=labels)
+        return traces_of(store, settings.line)
+
+
+def traces_of(store: TraceStore, line: Line) -> Dataset:
+    """The traces of a policy line. Raises TraceError where there are none."""
+    labels = LabelSpace(line.labels, declared=True) if line.labels is not None else None
+    mine = [
+        f for f in (Fingerprint(s.teacher, s.prompt) for s in store.fingerprints()) if belongs(line.fingerprints, f)
+    ]
+    return store.load(fingerprints=mine, labels=labels)
+
+
+def clear_tainted(home: Path, settings: Settings, registry: PolicyRegistry) -> None:
+    """Write the settings, and remove versions that learned from forgotten traces once they are not in force."""
+    active, there = registry.active_version(), registry.versions()
+    gone = [version for version in settings.tainted if version in there and version != active]
+    for version in gone:
+        registry.remove(version, note="learned from traces that were forgotten")
+        (home / ARTEFACTS / f"{version}.json").unlink(missing_ok=True)
+    kept = tuple(version for version in settings.tainted if version == active)
+    replace(settings, tainted=kept).write(home)
 
 
 def _recover(home: Path) -> None:
@@ -110,6 +129,6 @@ def _recover(home: Path) -> None:
     registry = PolicyRegistry(home)
     wanted = None if settings.pending == TEACHER else settings.pending
     if (wanted is None or wanted in registry.versions()) and registry.active_version() != wanted:
-        registry.activate(wanted, note="finished what a process that died had decided")
+        registry.activate(wanted, event="recovered", note="finished what a process that died had decided")
         log.warning("%s is in force: the process that decided so died before", wanted or "the teacher")
-    replace(settings, pending=None).write(home)
+    clear_tainted(home, replace(settings, pending=None), registry)

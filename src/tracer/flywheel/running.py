@@ -22,7 +22,8 @@ from typing import Any
 from tracer import storage
 from tracer.errors import ConfigError, TracerError
 from tracer.features.sources import embedder_from_name
-from tracer.flywheel.homes import CACHE, stored_traces
+from tracer.flywheel.homes import CACHE, store_of, stored_traces
+from tracer.flywheel.lines import is_foreign, news
 from tracer.flywheel.settings import Settings
 from tracer.flywheel.updating import enough_fresh, fresh_shadow
 from tracer.flywheel.watching import Notice, View, watch
@@ -66,10 +67,14 @@ class Backoff:
 
 
 def due(home: Path, settings: Settings) -> Due:
-    """Whether a refit is due: it was asked for, or enough fresh shadow traces came to certify on them alone."""
+    """Whether a refit is due: another task began, it was asked for, or enough fresh shadow traces came to certify on
+    them alone."""
     line, config = settings.line, settings.config
     dataset = stored_traces(home, settings)
     n_fresh, needed = fresh_shadow(dataset, config, line.decided), enough_fresh(config, line.attempts)
+    with store_of(home, settings) as store:
+        if is_foreign(line, news(store.load(), settings)):
+            return Due(True, "most new traces come from another teacher or prompt", n_fresh, needed)
     new = int((dataset.numbers > line.decided).sum())
     if not new:
         return Due(False, "no new trace since the last attempt", 0, needed)

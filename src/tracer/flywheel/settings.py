@@ -5,26 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from tracer import storage
 from tracer.config import FitConfig
 from tracer.errors import ConfigError
+from tracer.policies.fingerprints import Fingerprint
 from tracer.policies.registry import SETTINGS
 
 StoreKind = Literal["sqlite", "postgresql"]
 TEACHER = ""
 """Pending instead of a version: everything is to go to the teacher."""
-
-
-class Fingerprint(NamedTuple):
-    """Whose labels they are: the teacher's model and the version of its prompt, as far as the traces say."""
-
-    teacher: str | None
-    prompt: str | None
-
-    def __str__(self) -> str:
-        return f"teacher {self.teacher or '(not named)'}" + (f", prompt {self.prompt}" if self.prompt else "")
 
 
 @dataclass(frozen=True, slots=True)

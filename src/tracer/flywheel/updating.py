@@ -21,11 +21,11 @@ from tracer import pipeline, storage
 from tracer.config import FitConfig
 from tracer.errors import EmbedderError, NothingNewError, TraceError
 from tracer.features.dense import Embedder
-from tracer.flywheel.committing import clear_tainted, explain, leave, recertified, save, saved, warm_start
+from tracer.flywheel.committing import explain, leave, recertified, save, saved, warm_start
 from tracer.flywheel.deciding import Decision, OnRefusal, check_choice, decide
 from tracer.flywheel.fitting import attempting, embed_stored, level_of, records_of, silent
-from tracer.flywheel.homes import CACHE, HOME, fitting, locked, opened
-from tracer.flywheel.lines import change_statement, fingerprints_of, line_for_update
+from tracer.flywheel.homes import CACHE, HOME, clear_tainted, fitting, locked, opened, traces_of
+from tracer.flywheel.lines import change_statement, line_for_update, news
 from tracer.flywheel.reading import Traces, embed_dataset, encoder_of, read
 from tracer.flywheel.settings import TEACHER, Challenger, Line, Settings
 from tracer.learning.crossfit import Progress
@@ -36,7 +36,7 @@ from tracer.policies.registry import PolicyRegistry
 from tracer.stats import binomial
 from tracer.traces.rooms import assign_rooms
 from tracer.traces.store import Appended, TraceStore, check_fits
-from tracer.types import Dataset, LabelSpace, Trace
+from tracer.types import Dataset, Trace
 
 log = logging.getLogger("tracer.flywheel")
 
@@ -144,9 +144,7 @@ def _on_its_line(
     accept: bool,
 ) -> Settings:
     """The settings on the policy line that the new traces belong to; on another one, the teacher takes over."""
-    everything = store.load()
-    new = everything.take(np.flatnonzero(everything.numbers > settings.line.decided))
-    line = line_for_update(settings, fingerprints_of(new), label_set, accept=accept)
+    line = line_for_update(settings, news(store.load(), settings), label_set, accept=accept)
     if line == settings.line:
         return settings
     with locked(home):
@@ -197,7 +195,7 @@ class _Job:
     def run(self, appended: Appended | None, on_refusal: OnRefusal, *, merged: bool) -> Verdict:
         """Attempt, decide, commit. ``merged``: traces of other teachers or prompts joined, so old ones are news too."""
         config, line = self.settings.config, self.settings.line
-        dataset = self._dataset(line)
+        dataset = traces_of(self.store, line)
         if not len(dataset) or (dataset.numbers[-1] <= line.decided and not merged):
             known = appended.n_known if appended is not None else len(dataset)
             raise NothingNewError(f"all {known:,} traces are known here already: there is nothing to learn from them")
@@ -231,10 +229,6 @@ class _Job:
         explain(self.home, verdict, dataset, config, incumbent.version if incumbent else None)
         return verdict
 
-    def _dataset(self, line: Line) -> Dataset:
-        labels = LabelSpace(line.labels, declared=True) if line.labels is not None else None
-        return self.store.load(fingerprints=line.fingerprints, labels=labels)
-
     def _embedded(self, dataset: Dataset) -> tuple[Dataset, Encodings | None]:
         facts = self.store.facts()
         if not facts.embedders:
@@ -265,7 +259,7 @@ class _Job:
     ) -> Verdict:
         """Versions, then the decision, then the pointer; what was watched and set meanwhile stays."""
         current, spec, through = Settings.read(self.home) or self.settings, self.settings.embedder, self.store.through()
-        verdict = saved(registry, outcome.verdict, spec)
+        verdict = saved(registry, outcome.verdict, spec, line.fingerprints)
         target = registry.active_version()
         if decision.action == "promote" and isinstance(verdict, Certified):
             target = verdict.policy.version
@@ -307,7 +301,7 @@ class _Job:
         if isinstance(verdict, Certified) and verdict.certificate.guarantee == "estimated":
             policy = verdict.policy
         elif isinstance(verdict, Refused) and verdict.challenger is not None and target is None:
-            policy, attempt = save(registry, verdict.challenger, self.settings.embedder), attempt + 1
+            policy, attempt = save(registry, verdict.challenger, self.settings.embedder, line.fingerprints), attempt + 1
         if policy is None:
             keep = self.settings.challenger if isinstance(verdict, Refused) else None
             return line, keep

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class View:
     """What is known of the policy in force. ``monitor`` and ``drift`` are None where no policy is."""
 
     settings: Settings
-    active: Policy | None
+    active: Policy | None = field(repr=False)
     monitor: MonitorState | None
     drift: DriftState | None
     through: int
@@ -177,20 +177,32 @@ class _Acting:
         if monitor.status == "alarm":
             return self._demote(monitor, policy)
         serving = ServingSettings.read(self.home)
-        if monitor.status == "warn" and settings.calm_rate is None:
-            rate = monitor.advised_rate(serving.audit_rate)
+        if monitor.status == "warn" and not self._warned(settings):
+            calm = serving.audit_rate if settings.calm_rate is None else settings.calm_rate
+            rate = monitor.advised_rate(calm)
             message = f"policy {policy.version} may break its promise: {_told(monitor)}. {rate:.1%} is audited now"
-            replace(settings, calm_rate=serving.audit_rate, refit=settings.refit or "a warning").write(self.home)
+            replace(settings, calm_rate=calm, refit=settings.refit or "a warning").write(self.home)
+            storage.step("warning.decided")
             replace(serving, audit_rate=rate).write(self.home)
+            storage.step("warning.rate-raised")
             self.registry.record("warning", note=message, now=self.now, version=policy.version)
             return Notice("warning", f"{message}.")
         if monitor.status == "quiet" and settings.calm_rate is not None:
             message = f"policy {policy.version} is quiet again: {_told(monitor)}"
             replace(serving, audit_rate=settings.calm_rate).write(self.home)
+            storage.step("quiet.rate-lowered")
             replace(settings, calm_rate=None).write(self.home)
+            storage.step("quiet.decided")
             self.registry.record("quiet", note=message, now=self.now, version=policy.version)
             return Notice("quiet", f"{message}. The audit rate goes back to {settings.calm_rate:.1%}.")
         return None
+
+    def _warned(self, settings: Settings) -> bool:
+        """Whether the rate was raised; the line in the history comes last, so without it a crash came between."""
+        if settings.calm_rate is None:
+            return False
+        told = [event.event for event in self.registry.history() if event.event in ("warning", "quiet")]
+        return bool(told) and told[-1] == "warning"
 
     def _demote(self, monitor: MonitorState, policy: Policy) -> Notice:
         """One step down: the next safer threshold that was certified, else the teacher alone. The watch starts anew."""
@@ -230,12 +242,14 @@ class _Acting:
                 replace(settings, challenger=None).write(self.home)
                 return None
         version = recertified(self.registry, policy, certificate, self.now).version
+        storage.step("promotion.saved")
         message = f"policy {policy.version} is certified by audits as {version}: {certificate.statement()}"
         line = replace(settings.line, decided=max(settings.line.decided, audits[found.index][0]))
         after = replace(settings.with_line(line), challenger=None, pending=version)
         after.write(self.home)
         storage.step("promotion.decided")
         self.registry.activate(version, event="promote", note=message, now=self.now)
+        storage.step("promotion.activated")
         replace(after, pending=None).write(self.home)
         return Notice("promotion", message)
 

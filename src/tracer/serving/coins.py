@@ -4,7 +4,8 @@ The teacher's labels can only certify where the choice to ask did not depend on 
 
 - ``audit``: the coin said so. A plain sample of all traffic, whatever else held: a policy that failed on the input, or
   a kill switch, does not undo the draw.
-- ``bootstrap``: no policy was asked (none is active, or the kill switch is on), or the mode sent the input to the
+- ``bootstrap``: no policy was asked (none is active, the one that is imitates another teacher or prompt, or the kill
+  switch is on), or the mode sent the input to the
   teacher (``shadow``, or the teacher's side of ``canary``). All inputs of that time, or a random part of them: a
   plain sample too, without the part that the audit coin took, which it took at random. A fault of the policy changes
   nothing here: these inputs would have gone to the teacher anyway.
@@ -27,10 +28,11 @@ _ORIGINS: dict[Reason, Origin] = {
     "canary": "bootstrap",
     "kill_switch": "bootstrap",
     "no_policy": "bootstrap",
+    "other_task": "bootstrap",
     "error": "fallback",
     "requested": "requested",
 }
-NOT_ASKED: tuple[Reason, ...] = ("kill_switch", "no_policy")
+NOT_ASKED: tuple[Reason, ...] = ("kill_switch", "no_policy", "other_task")
 """Reasons of decisions that no policy made."""
 
 

@@ -31,6 +31,8 @@ def decide(
         return _defer_all(n, "kill_switch")
     if state.policy is None:
         return _defer_all(n, "no_policy")
+    if state.foreign:
+        return _defer_all(n, "other_task")
     embed = _embedding(state.embedder) if state.embedder is not None else None
     try:
         return state.policy.decide(texts, embeddings, embed)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from tracer.errors import FeatureError, RouteError
 from tracer.features.dense import Embedder
+from tracer.policies.fingerprints import Fingerprint
 from tracer.policies.policy import Inputs, Policy
 from tracer.policies.serving_settings import Mode, ServingSettings
 from tracer.serving.coins import NOT_ASKED, Rng, final_reason, origin_of, toss
@@ -57,7 +58,8 @@ class Router:
 
     ``audit_rate``, ``mode`` and ``share`` are those of ``ServingSettings``; ``rng`` draws the coins. ``record`` is
     given the trace of each teacher call made here, with ``teacher_name``, ``prompt``, an id of ``new_id`` and the time
-    of ``clock_utc``; it must be quick (see ``BatchRecorder``), and its failures are logged and counted only.
+    of ``clock_utc``; it must be quick (see ``BatchRecorder``), and its failures are logged and counted only. A policy
+    that imitates another teacher or prompt than these two name is not asked (``other_task``).
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class Router:
     ) -> None:
         if policy is not None and embedder is not None and policy.embedder is not None:
             check_embedder(policy, embedder)
-        self._state = State(policy, embedder, ServingSettings(mode, share, audit_rate))
+        self._state = State(
+            policy, embedder, ServingSettings(mode, share, audit_rate), Fingerprint(teacher_name, prompt)
+        )
         self._source: HomeSource | None = None
         self.switch = switch
         self._rng = rng if rng is not None else SystemRandom()
@@ -124,7 +128,8 @@ class Router:
         force, and takes them up before it is decided; one that cannot be used is logged and counted, and the old
         goes on. Raises PolicyError, ArchiveError or EmbedderError.
         """
-        source = HomeSource(home, version=version, embedder=embedder, settings=settings, reload_s=reload_s)
+        asked = Fingerprint(teacher_name, prompt)
+        source = HomeSource(home, version=version, embedder=embedder, settings=settings, asked=asked, reload_s=reload_s)
         router = cls(
             None,
             teacher=teacher,

@@ -14,6 +14,7 @@ import numpy as np
 
 from tracer.errors import EmbedderError, PolicyError, TracerError
 from tracer.features.dense import PROBE_TEXTS, Embedder, checked, same_embedder
+from tracer.policies.fingerprints import Fingerprint, belongs
 from tracer.policies.policy import Policy
 from tracer.policies.registry import OFF, PolicyRegistry
 from tracer.policies.serving_settings import SERVING, ServingSettings
@@ -26,6 +27,7 @@ RETRY_S = 30.0
 """Seconds before a policy or settings that could not be loaded are tried again, where nothing changed."""
 
 _PROBE_TOLERANCE = 1e-3
+_UNNAMED = Fingerprint(None, None)
 _PARTS = ("policy", "settings")
 
 
@@ -36,11 +38,21 @@ def switched_off() -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """A request reads it once, at its start, and is decided wholly by it."""
+    """A request reads it once, at its start, and is decided wholly by it.
+
+    ``asked`` is whose labels the router's teacher gives; where the policy imitates another, it is not asked.
+    """
 
     policy: Policy | None
     embedder: Embedder | None = None
     settings: ServingSettings = field(default_factory=ServingSettings)
+    asked: Fingerprint = _UNNAMED
+    foreign: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        task = self.policy.task if self.policy is not None else {}
+        known = [Fingerprint(*pair) for pair in task.get("fingerprints", ())]
+        object.__setattr__(self, "foreign", not belongs(known, self.asked))
 
     @property
     def version(self) -> str | None:
@@ -62,12 +74,13 @@ class HomeSource:
         version: str | None = None,
         embedder: Embedder | str | None = None,
         settings: ServingSettings | None = None,
+        asked: Fingerprint = _UNNAMED,
         reload_s: float | None = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.registry = PolicyRegistry(home)
         self.switch = self.registry.home / OFF
-        self._version, self._embedder, self._settings = version, embedder, settings
+        self._version, self._embedder, self._settings, self._asked = version, embedder, settings, asked
         self._reload_s, self._clock = reload_s, clock
         self._due = float("inf")
         self._failed: set[str] = set()
@@ -82,12 +95,14 @@ class HomeSource:
         # Read before what they lead to: a change in between is then seen as one.
         self._active, self._serving = self._contents()
         try:
-            state = State(*self._policy(at_start=True), self._settings or ServingSettings.read(self.registry.home))
+            settings = self._settings or ServingSettings.read(self.registry.home)
+            state = State(*self._policy(at_start=True), settings, self._asked)
         except TracerError as error:
             if not (switched_off() or self.switch.exists()):
                 raise
             log.warning("switched off, and the policy cannot be loaded: %s", error)
-            state, self._failed, self._retry_at = State(None), set(_PARTS), self._clock() + RETRY_S
+            state = State(None, asked=self._asked)
+            self._failed, self._retry_at = set(_PARTS), self._clock() + RETRY_S
         if self._reload_s is not None:
             self._due = self._clock() + self._reload_s
         return state

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
+from tracer import storage
 from tracer.errors import ConfigError, StoreError, TraceError
 from tracer.traces import columns, forgetting, locking
 from tracer.traces.database import Database
@@ -108,7 +109,9 @@ class TraceStore:
         """
         batch = batch_of(traces, records, dense, embedder, recorded_at)
         with self._writing() as writer:
-            return writer.append(batch)
+            done = writer.append(batch)
+            storage.step("store.appending")
+        return done
 
     def replace(
         self,
@@ -132,6 +135,8 @@ class TraceStore:
                 )
             writer.clear()
             done = writer.append(batch)
+            storage.step("store.replacing")
+        storage.step("store.replaced")
         self._drop_copy()
         return done
 
@@ -160,7 +165,10 @@ class TraceStore:
         with self._writing() as writer:
             found = forgetting.find(writer.connection, self._task, wanted)
             forgetting.remove(writer, found, wanted)
+            storage.step("store.rows-removing")
+        storage.step("store.rows-removed")
         self._drop_copy()
+        storage.step("store.copy-dropped")
         forgetting.scrub(self._database)
         return found
 
