@@ -18,7 +18,10 @@ from tracer.config import FitConfig
 from tracer.pipeline import Refused
 from tracer.policies.registry import PolicyRegistry
 from tracer.traces.store import TraceStore
-from tracer.types import Dataset
+from tracer.types import Dataset, Origin
+
+
+DEFERRED: tuple[Origin, ...] = ("deferred",)
 
 
 def run(*arguments: object) -> Any:
@@ -94,7 +97,7 @@ def test_the_last_gate_is_reported_though_a_policy_is_in_force(
     labels = list(np.random.default_rng(0).permutation(np.array(small_texts.labels, dtype=object)))
     noise = Dataset.from_columns(labels, texts=small_texts.texts, ids=[f"bad-{i}" for i in small_texts.ids])
     # They only train, so nothing speaks against the policy in force.
-    biased = replace(noise, origins=("deferred",) * len(noise))
+    biased = replace(noise, origins=DEFERRED * len(noise))
     assert isinstance(flywheel.update(biased, home=home), Refused)
     for options, verdict in (((), "certified"), (("--again",), "refused")):
         file = tmp_path / f"{verdict}.json"

@@ -19,7 +19,7 @@ from tracer.policies.registry import PolicyRegistry
 from tracer.traces.store import TraceStore
 from tracer.types import Dataset, Trace
 
-SECRET = "zyxwv-4711 is my customer number"  # noqa: S105
+SECRET = "zyxwv-4711 is my customer number"
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def after(audited: Any, tmp_path: Path) -> Path:
 def test_enough_fresh_audits_certify_alone_and_the_old_rows_train(audited: Any) -> None:
     home, verdict = audited
     line, dataset = read(home).line, TraceStore.open(home).load()
-    assert 500 >= enough_fresh(CONFIG, 1)
+    assert enough_fresh(CONFIG, 1) <= 500
     assert (line.attempts, line.decided, line.released) == (2, 1100, 600)
     assert (verdict.certificate.n_shadow, verdict.certificate.n_reused) == (500, 0)
     assert verdict.update.released
@@ -177,7 +177,7 @@ def test_what_a_router_recorded_is_learned_without_a_log(home: Path, messages: D
     ServingSettings(audit_rate=0.3).write(home)
     recorded: list[Trace] = []
     router = Router.load(
-        home, teacher=lambda text: truth[text], record=recorded.append, rng=np.random.default_rng(5)  # type: ignore[arg-type]
+        home, teacher=lambda text: truth[text], record=recorded.append, rng=np.random.default_rng(5)
     )  # fmt: skip
     router.route_many(list(messages.texts or ())[600:1400])
     with TraceStore.open(home) as store:

@@ -22,7 +22,10 @@ from tracer.policies.registry import PolicyRegistry
 from tracer.policies.serving_settings import ServingSettings
 from tracer.traces.rooms import ids_digest
 from tracer.traces.store import TraceStore
-from tracer.types import Dataset, Seen, Trace
+from tracer.types import Dataset, Origin, Seen, Trace
+
+
+AUDIT: tuple[Origin, ...] = ("audit",)
 
 
 def read(home: Path) -> Settings:
@@ -127,7 +130,7 @@ def test_an_estimate_is_certified_by_audits(messages: Dataset, tmp_path: Path, n
     assert challenger is not None
     later = texts.take(np.arange(600, 1600))
     with TraceStore.open(tmp_path) as store:
-        store.append(replace(later, origins=("audit",) * len(later)))
+        store.append(replace(later, origins=AUDIT * len(later)))
     _, notices = watch(tmp_path, now=now)
     assert [notice.kind for notice in notices] == ["promotion"]
     policy = PolicyRegistry(tmp_path).load()
@@ -152,7 +155,12 @@ def test_an_estimate_is_certified_by_audits(messages: Dataset, tmp_path: Path, n
 def test_traffic_of_another_kind_is_told_and_never_demotes(home: Path, now: datetime) -> None:
     """Hardly anything is handled any more: a warning to read, and no step down."""
     with TraceStore.open(home) as store:
-        facts = {"handled": 2, "audits": 0, "reasons": {"handled": 2, "low_score": 998}, "predicted": {}}
+        facts: dict[str, int | dict[str, int]] = {
+            "handled": 2,
+            "audits": 0,
+            "reasons": {"handled": 2, "low_score": 998},
+            "predicted": {},
+        }
         store.tally("v0001", now.timestamp(), 3600.0, 1000, facts)
     view, notices = watch(home, now=now)
     assert view.drift is not None

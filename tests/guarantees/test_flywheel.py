@@ -7,7 +7,7 @@ in force are the product's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ import pytest
 from benchmarks.worlds import BENIGN, COVERAGE_FLOOR, ERROR, World, agreement, boundary, draw, flat
 from tracer.certification.certificate import Certificate
 from tracer.certification.gate import Entrant, GateRules, run_gate
-from tracer.certification.proposals import propose
+from tracer.certification.proposals import Proposal, propose
 from tracer.pipeline.standing import REFUTED_AT, SHARE, _broken, _ladder
 from tracer.stats import binomial, testing
 
@@ -36,10 +36,10 @@ def live(world: World, target: float, n_lives: int, n_gates: int, n_fresh: int, 
     rng = np.random.default_rng([seed, n_fresh, n_gates])
     promise = agreement(target)
     ((scores, agree),) = draw(rng, [world], (3 * n_fresh,), 0.0)
-    plans = {}
+    plans: dict[float, Proposal] = {}
     levels = [testing.spending(DELTA, j) if ledger else DELTA for j in range(1, n_gates + 1)]
     for level in levels:
-        plans.setdefault(level, replace(propose(scores, agree, n_fresh, promise, 0.9 * level)))
+        plans.setdefault(level, propose(scores, agree, n_fresh, promise, level))
     broken = refuted = promoted = 0
     for _ in range(n_lives):
         ((life, agrees),) = draw(rng, [world], (n_gates, n_fresh), 0.0)
