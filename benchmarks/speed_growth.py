@@ -27,7 +27,6 @@ from benchmarks.peer_fit import peak
 from tracer import flywheel, pipeline
 from tracer.config import FitConfig
 from tracer.pipeline import Certified, Refused
-from tracer.traces.store import merge
 from tracer.types import Dataset, EmbedderIdentity, Float32
 
 _T = TypeVar("_T")
@@ -122,7 +121,7 @@ def measure_update(world: World, n: int, added: int) -> dict[str, Any]:
     """A fit and a refit with a hundredth more; once in memory, once in a home folder, disk included."""
     config = FitConfig(targets=(TARGET,), shadow_share=0.2)
     first, more = world.draw(n, 1, texts=True), world.draw(added, 2, texts=True, first=n)
-    both = merge(first, more).dataset
+    both = _together(first, more)
     before, fit_s = _timed(lambda: pipeline.refit(first, config))
     after, refit_s = _timed(lambda: pipeline.refit(both, config, warm=before.warm))
     with tempfile.TemporaryDirectory() as home:
@@ -140,6 +139,16 @@ def measure_update(world: World, n: int, added: int) -> dict[str, Any]:
         "n_trainings": {k: v.report.n_trainings for k, v in verdicts.items()},
         "coverage": {k: round(v.certificate.coverage, 4) for k, v in verdicts.items() if isinstance(v, Certified)},
     }
+
+
+def _together(first: Dataset, more: Dataset) -> Dataset:
+    assert first.texts is not None
+    assert more.texts is not None
+    dense = None if first.dense is None or more.dense is None else np.concatenate([first.dense, more.dense])
+    return Dataset.from_columns(
+        [*first.labels, *more.labels], texts=[*first.texts, *more.texts], dense=dense, embedder=first.embedder,
+        ids=[*first.ids, *more.ids],
+    )  # fmt: skip
 
 
 def _timed(call: Callable[[], _T]) -> tuple[_T, float]:

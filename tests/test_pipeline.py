@@ -111,7 +111,7 @@ def test_the_statement_carries_the_counts(lexical: Verdict) -> None:
     _, certificate = certified(lexical)
     statement = certificate.statement()
     assert f"Of {certificate.n_shadow:,} shadow traces {certificate.n_handled:,} are handled" in statement
-    assert "with confidence 0.95 at least 0.8 of what the surrogate answers agrees with the teacher" in statement
+    assert "with confidence 0.95, over all attempts of this policy line together, at least 0.8 of what" in statement
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from tracer.config import FitConfig
 from tracer.pipeline import Refused
 from tracer.policies.registry import PolicyRegistry
 from tracer.traces.store import TraceStore
-from tracer.types import Dataset
+from tracer.types import Dataset, Origin
+
+
+DEFERRED: tuple[Origin, ...] = ("deferred",)
 
 
 def run(*arguments: object) -> Any:
@@ -80,7 +84,7 @@ def test_a_refusal_has_a_report_too(
     assert result.stdout.startswith("refused: Nothing is promoted: at target 99%")
     facts = json.loads(file.read_text(encoding="utf-8"))
     config = FitConfig(targets=(0.99,), features="lexical")
-    verdict = flywheel.fit(TraceStore(refused).load(), home=None, config=config)
+    verdict = flywheel.fit(TraceStore.open(refused).load(), home=None, config=config)
     assert isinstance(verdict, Refused)
     assert facts["refusal"]["reason"] == verdict.refusal.reason
     assert contents(refused) == before
@@ -92,7 +96,9 @@ def test_the_last_gate_is_reported_though_a_policy_is_in_force(
 ) -> None:
     labels = list(np.random.default_rng(0).permutation(np.array(small_texts.labels, dtype=object)))
     noise = Dataset.from_columns(labels, texts=small_texts.texts, ids=[f"bad-{i}" for i in small_texts.ids])
-    assert isinstance(flywheel.update(noise, home=home), Refused)
+    # They only train, so nothing speaks against the policy in force.
+    biased = replace(noise, origins=DEFERRED * len(noise))
+    assert isinstance(flywheel.update(biased, home=home), Refused)
     for options, verdict in (((), "certified"), (("--again",), "refused")):
         file = tmp_path / f"{verdict}.json"
         assert run("--home", home, "--out", file, *options).exit_code == 0

@@ -32,9 +32,11 @@ def settings(home: Path) -> FitConfig:
 
 def pretend(policy: Policy, dataset: Dataset, n: int, config: FitConfig) -> Policy:
     """The policy, as if it had been fitted on the first n rows of a dataset."""
-    certificate: Certificate = replace(policy.certificate, split_digest=rooms_of(dataset, n, config).digest)
+    digest = rooms_of(dataset, n, config).digest
+    certificate: Certificate = replace(policy.certificate, split_digest=digest)
     report: dict[str, Any] = {
         "config": config.as_dict(), "n_traces": n, "traces_digest": traces_digest(dataset, n),
+        "shadow_digest": digest,
     }  # fmt: skip
     return replace(policy, version="v0007", certificate=certificate, report=report)
 

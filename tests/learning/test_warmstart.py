@@ -18,7 +18,6 @@ from tracer.learning.heads import LinearHead
 from tracer.learning.warmstart import WarmStart, row_digests
 from tracer.pipeline import Certified
 from tracer.traces.rooms import assign_rooms
-from tracer.traces.store import merge
 from tracer.types import Dataset, Float32
 
 K, FOLDS = 3, 4
@@ -154,12 +153,12 @@ def test_older_traces_under_a_cut_in_time_mean_training_anew(messages: Dataset) 
     times = np.arange(len(messages), dtype=np.float64)
     timed = replace(messages, times=times, dense=None, embedder=None)
     config = FitConfig(targets=(0.7,), features="lexical", split="recent", shadow_share=0.3)
-    newer, older = timed.take(np.arange(100, 1100)), timed.take(np.arange(1050))
+    newer, with_older = timed.take(np.arange(100, 1100)), timed.take(np.r_[100:1100, :100])
     before = pipeline.refit(newer, config)
-    back = pipeline.refit(merge(newer, older).dataset, config, warm=before.warm)
-    cold = pipeline.refit(merge(newer, older).dataset, config)
+    back = pipeline.refit(with_older, config, warm=before.warm)
+    cold = pipeline.refit(with_older, config)
     assert back.verdict.report.n_trainings == cold.verdict.report.n_trainings
-    later = pipeline.refit(merge(newer, timed.take(np.arange(1100, 1120))).dataset, config, warm=before.warm)
+    later = pipeline.refit(timed.take(np.arange(100, 1120)), config, warm=before.warm)
     assert later.verdict.report.n_trainings < cold.verdict.report.n_trainings
 
 
@@ -172,14 +171,13 @@ def test_a_group_that_comes_to_certify_means_training_anew(messages: Dataset) ->
     first = grouped.take(np.arange(1000))
     before = pipeline.refit(first, config)
     folded = assign_rooms(first, shadow_share=0.3, split="hash").train
-    mate = replace(grouped.take(np.array([1000])), groups=(groups[int(folded[0])],), origins=("audit",))
-    both = merge(first, mate).dataset
+    mate = groups[int(folded[0])]
+    both = replace(grouped, groups=(*groups, mate), origins=("bootstrap",) * 1000 + ("audit",))
     left = set(folded.tolist()) - set(assign_rooms(both, shadow_share=0.3, split="hash").train.tolist())
     after = pipeline.refit(both, config, warm=before.warm)
     screened = pipeline.refit(both, config).verdict.report.n_trainings
     assert (after.verdict.report.n_trainings == screened) == bool(left)
-    plain = merge(first, grouped.take(np.array([1000]))).dataset
-    assert pipeline.refit(plain, config, warm=before.warm).verdict.report.n_trainings < screened
+    assert pipeline.refit(grouped, config, warm=before.warm).verdict.report.n_trainings < screened
 
 
 @pytest.fixture(scope="module")
@@ -246,4 +244,5 @@ def test_a_disk_that_is_full_at_the_end_costs_time_and_nothing_else(
     assert settings.attempts == 2
     assert "No space left" in caplog.text
     assert isinstance(verdict, Certified)
-    assert verdict.policy.version == (tmp_path / "ACTIVE").read_text().strip()
+    assert verdict.update is not None
+    assert verdict.update.active == (tmp_path / "ACTIVE").read_text().strip()

@@ -33,7 +33,8 @@ def decide(verdict: Verdict, standing: Standing | None, on_refusal: OnRefusal) -
     """Which policy is in force after this attempt; ``standing`` is that of the policy in force, None where none is.
 
     A certified challenger takes over where it handles more on the very same shadow traces, or as much and agrees as
-    often; so no update replaces better by worse. Too few fresh traces to renew the policy in force do not refute it.
+    often, or where the policy in force was not renewed and misses its target on them; so no update replaces better by
+    worse. Too few fresh traces to renew the policy in force do not refute it.
     """
     if isinstance(verdict, Certified):
         return _certified(verdict.certificate, standing)
@@ -52,9 +53,20 @@ def _certified(certificate: Certificate, standing: Standing | None) -> Decision:
         return Decision("promote", f"policy {standing.version} breaks its promise on fresh traces")
     if standing.coverage is None or standing.agreement is None:
         return Decision("promote", f"policy {standing.version} handles none of the new traces")
+    if standing.state != "renewed" and _misses(certificate, standing.coverage, standing.agreement):
+        return Decision(
+            "promote",
+            f"policy {standing.version} was not renewed, and agrees on {standing.agreement:.1%} of what it handles",
+        )
     theirs = f"policy {standing.version} {standing.coverage:.1%} of the same traces"
     reason = f"it handles {certificate.coverage:.1%}, {theirs}"
     more = certificate.coverage - standing.coverage
     if more > _SAME_COVERAGE or (more >= -_SAME_COVERAGE and certificate.agreement >= standing.agreement):
         return Decision("promote", reason)
     return Decision("renew" if standing.state == "renewed" else "keep", reason)
+
+
+def _misses(certificate: Certificate, coverage: float, agreement: float) -> bool:
+    """Whether these rates break the promise. Any choice is sound here: the challenger is certified."""
+    disagreeing = (1.0 - agreement) * (coverage if certificate.contract == "overall" else 1.0)
+    return disagreeing > 1.0 - certificate.target

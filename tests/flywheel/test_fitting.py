@@ -15,7 +15,7 @@ import pytest
 
 from tracer import flywheel, storage
 from tracer.config import FitConfig
-from tracer.errors import BadTraceError, ConfigError, EmbedderError, FeatureError, TraceError, TracerError
+from tracer.errors import BadTraceError, ConfigError, EmbedderError, FeatureError, StoreError, TraceError, TracerError
 from tracer.explanations import artefacts
 from tracer.explanations.artefacts import Artefacts
 from tracer.features.dense import PROBE_TEXTS, CallableEmbedder
@@ -66,8 +66,11 @@ def test_a_fit_leaves_a_version_the_traces_and_the_settings(
     assert settings is not None
     assert settings.config == replace(LEXICAL, shadow_share=0.3), "the share is kept, so no trace changes room"
     assert (settings.embedder, settings.attempts) == (None, 1)
-    there = ["ACTIVE", "artefacts", "history.jsonl", "policies", "settings.json", "traces", "training.safetensors"]
-    assert sorted(p.name for p in folder.iterdir()) == sorted([".lock", "serving.json", *there])
+    there = {
+        ".fit.lock", ".lock", "ACTIVE", "artefacts", "columns", "history.jsonl", "policies", "serving.json",
+        "settings.json", "traces.sqlite", "training.safetensors",
+    }  # fmt: skip
+    assert {p.name for p in folder.iterdir()} - {"traces.sqlite-wal", "traces.sqlite-shm"} == there
 
 
 def test_without_a_home_nothing_is_written(
@@ -81,34 +84,51 @@ def test_without_a_home_nothing_is_written(
     assert verdict.certificate == fitted[1].certificate
 
 
-def test_an_update_merges_by_id_and_promotes(home: Path, more: Dataset, now: datetime) -> None:
+def test_an_update_merges_by_id(home: Path, more: Dataset, now: datetime) -> None:
     verdict = flywheel.update(more, home=home, now=now)
     assert isinstance(verdict, Certified)
     assert (verdict.policy.version, verdict.policy.parent) == ("v0002", "v0001")
     stored = TraceStore.open(home).load()
     assert len(stored) == 750 == len(set(stored.ids))
     assert verdict.report.n_traces == 750
-    assert PolicyRegistry(home).active_version() == "v0002"
     settings = flywheel.Settings.read(home)
     assert settings is not None
-    assert settings.attempts == 2
-    assert TraceStore(home).snapshots() == ("t000001", "t000002")
+    assert (settings.attempts, settings.line.decided) == (2, 750)
     assert Router.load(home, version="v0001").policy is not None, "the old version is still there to roll back to"
 
 
-def test_an_update_is_the_fit_of_all_traces(home: Path, more: Dataset, messages: Dataset, now: datetime) -> None:
-    updated = flywheel.update(more, home=home, now=now)
+def test_an_update_promotes_what_handles_more(small_texts: Dataset, more: Dataset, tmp_path: Path) -> None:
+    flywheel.fit(small_texts, home=tmp_path, config=replace(LEXICAL, ledger="promotion"))
+    verdict = flywheel.update(more, home=tmp_path)
+    assert isinstance(verdict, Certified)
+    assert verdict.update is not None
+    standing = verdict.update.standing
+    assert standing is not None
+    assert standing.coverage is not None
+    assert verdict.certificate.coverage > standing.coverage
+    assert PolicyRegistry(tmp_path).active_version() == verdict.policy.version == verdict.update.active == "v0002"
+
+
+def test_an_update_is_the_fit_of_all_traces(
+    small_texts: Dataset, more: Dataset, messages: Dataset, tmp_path: Path, now: datetime
+) -> None:
+    """With a policy in force that cannot be tested on so few fresh traces, the challenger has all of the level."""
+    config = replace(LEXICAL, ledger="promotion")
+    flywheel.fit(small_texts, home=tmp_path, config=config)
+    updated = flywheel.update(more, home=tmp_path, now=now)
     whole = replace(messages.take(np.arange(750)), dense=None, embedder=None)
-    anew = flywheel.fit(whole, home=None, config=LEXICAL, now=now)
+    anew = flywheel.fit(whole, home=None, config=config, now=now)
     assert isinstance(updated, Certified)
     assert isinstance(anew, Certified)
-    assert replace(updated.certificate, attempt=1) == anew.certificate
+    assert updated.certificate.n_reused == 174
+    assert replace(updated.certificate, attempt=1, n_reused=0) == replace(anew.certificate, n_reused=0)
     assert archive.dump(updated.policy)[archive.ARRAYS] == archive.dump(anew.policy)[archive.ARRAYS]
 
 
 @pytest.mark.parametrize("way", ["keep", "teacher"])
 def test_a_refusal_keeps_the_policy_or_falls_back(way: Any, home: Path, small_texts: Dataset) -> None:
-    verdict = flywheel.update(nonsense(small_texts), home=home, on_refusal=way)
+    biased = nonsense(small_texts)
+    verdict = flywheel.update(replace(biased, origins=("deferred",) * 600), home=home, on_refusal=way)
     assert isinstance(verdict, Refused)
     assert PolicyRegistry(home).active_version() == ("v0001" if way == "keep" else None)
     assert PolicyRegistry(home).versions() == ("v0001",)
@@ -156,11 +176,11 @@ def test_a_fit_that_raises_changes_nothing(home: Path, contents: Contents) -> No
     assert contents(home) == before
 
 
-@pytest.mark.parametrize("method", ["save", "load"])
-def test_a_crash_while_the_traces_are_written_keeps_the_policy_in_force(
-    method: str, home: Path, more: Dataset, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("method", "n"), [("append", 600), ("load", 750)])
+def test_a_store_that_fails_keeps_the_policy_in_force(
+    method: str, n: int, home: Path, more: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crash(*_: object) -> None:
+    def crash(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patched:
@@ -168,9 +188,18 @@ def test_a_crash_while_the_traces_are_written_keeps_the_policy_in_force(
         with pytest.raises(OSError, match="no space left"):
             flywheel.update(more, home=home)
     assert PolicyRegistry(home).active_version() == "v0001"
-    assert len(TraceStore.open(home).load()) == 600
+    assert len(TraceStore.open(home).load()) == n, "what was stored stays stored"
     assert Router.load(home).policy is not None
-    assert isinstance(flywheel.update(more, home=home), Certified), "and the next update works"
+    arguments = () if n == 750 else (more,)
+    assert isinstance(flywheel.update(*arguments, home=home), Certified), "and the next update works"
+
+
+def test_labels_that_mean_nothing_refute_the_policy(home: Path, small_texts: Dataset) -> None:
+    verdict = flywheel.update(nonsense(small_texts), home=home)
+    assert verdict.update is not None
+    assert verdict.update.standing is not None
+    assert (verdict.update.action, verdict.update.standing.state) == ("demote", "refuted")
+    assert PolicyRegistry(home).active_version() == verdict.update.active != "v0001"
 
 
 @pytest.mark.parametrize(
@@ -349,7 +378,7 @@ def test_a_refused_fit_leaves_what_stands(small_texts: Dataset, tmp_path: Path) 
 
 
 def test_two_fits_at_once_in_one_home(small_texts: Dataset, tmp_path: Path) -> None:
-    with storage.locked(tmp_path), pytest.raises(TracerError, match="another process is fitting here"):
+    with storage.locked(tmp_path, ".fit.lock"), pytest.raises(TracerError, match="another process is fitting here"):
         flywheel.fit(small_texts, target=0.6, features="lexical", home=tmp_path)
 
 
@@ -393,3 +422,85 @@ def test_artefacts_that_cannot_be_made_cost_no_fit(
     assert (tmp_path / "ACTIVE").read_text().strip() == verdict.policy.version
     assert "ZeroDivisionError" in caplog.text
     assert "secret" not in caplog.text
+
+
+# From the store, and what a fit may not lose.
+
+
+def records(dataset: Dataset, origin: Any) -> list[Trace]:
+    columns = zip(dataset.ids, dataset.texts or (), dataset.labels, strict=True)
+    return [Trace(i, t, label, origin=origin) for i, t, label in columns]
+
+
+def test_a_log_that_holds_all_stored_traces_adds_its_new_ones(home: Path, messages: Dataset) -> None:
+    longer = replace(messages.take(np.arange(700)), dense=None, embedder=None)
+    flywheel.fit(longer, home=home, config=LEXICAL)
+    settings = flywheel.Settings.read(home)
+    assert settings is not None
+    assert TraceStore.open(home).load().ids == longer.ids
+    assert (settings.attempts, settings.line.decided) == (2, 700)
+
+
+def test_a_relabelled_log_takes_the_old_ones_place_and_the_ledger_goes_on(home: Path, small_texts: Dataset) -> None:
+    labels = list(small_texts.labels)
+    labels[0] = next(name for name in small_texts.space.names if name != labels[0])
+    new = Dataset.from_columns(labels, texts=small_texts.texts, ids=small_texts.ids)
+    flywheel.fit(new, home=home, config=replace(LEXICAL, targets=(0.6,)))
+    settings = flywheel.Settings.read(home)
+    assert settings is not None
+    with TraceStore.open(home) as store:
+        assert store.load().labels == tuple(labels)
+        assert (settings.attempts, settings.line.decided) == (2, store.through())
+
+
+def test_traces_recorded_while_routing_are_not_dropped_unasked(home: Path, more: Dataset) -> None:
+    with TraceStore.open(home) as store:
+        store.append(records(more.take(np.arange(100, 110)), "audit"))
+    with pytest.raises(StoreError, match="10 of 610 traces were recorded while routing"):
+        flywheel.fit(more, home=home, config=LEXICAL)
+    assert len(TraceStore.open(home).load()) == 610
+    verdict = flywheel.fit(more, home=home, config=replace(LEXICAL, targets=(0.3,)), discard=True)
+    assert isinstance(verdict, Certified)
+    assert TraceStore.open(home).load().ids == more.ids
+
+
+def test_a_fit_without_a_log_fits_what_is_stored(small_texts: Dataset, tmp_path: Path) -> None:
+    with TraceStore.open(tmp_path) as store:
+        store.append(small_texts)
+    verdict = flywheel.fit(home=tmp_path, config=LEXICAL)
+    assert isinstance(verdict, Certified)
+    assert verdict.report.n_traces == 600
+
+
+def test_tasks_in_one_database_do_not_see_each_other(
+    postgres: str, messages: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = replace(messages, dense=None, embedder=None)
+    monkeypatch.setenv(flywheel.DATABASE_URL, postgres)
+    easy = replace(LEXICAL, targets=(0.5,))
+    for task, rows in (("a", np.arange(300)), ("b", np.arange(300, 700))):
+        flywheel.fit(texts.take(rows), home=tmp_path / task, config=easy, task=task)
+        settings = flywheel.Settings.read(tmp_path / task)
+        assert settings is not None
+        assert (settings.store, settings.task) == ("postgresql", task)
+    assert flywheel.update(texts.take(np.arange(700, 720)), home=tmp_path / "a").report.n_traces == 320
+    with TraceStore.open(postgres, task="b") as store:
+        assert store.count() == 400
+    monkeypatch.delenv(flywheel.DATABASE_URL)
+    with pytest.raises(ConfigError, match="set DATABASE_URL"):
+        flywheel.update(texts.take(np.arange(720, 740)), home=tmp_path / "a")
+
+
+def test_another_store_than_the_one_fitted_on_is_refused(home: Path, more: Dataset) -> None:
+    for path in home.glob("traces.sqlite*"):
+        path.unlink()
+    with pytest.raises(StoreError, match="is another trace store"):
+        flywheel.update(more, home=home)
+
+
+def test_only_a_postgres_url_moves_the_traces(
+    small_texts: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(flywheel.DATABASE_URL, "mysql://somebody@somewhere/app")
+    flywheel.fit(small_texts, home=tmp_path, config=LEXICAL)
+    assert (tmp_path / "traces.sqlite").exists()
