@@ -15,8 +15,9 @@ from tracer import flywheel
 from tracer.config import FitConfig
 from tracer.flywheel.lines import line_for_fit, line_for_update
 from tracer.flywheel.settings import Line, Settings
+from tracer.policies.fingerprints import Fingerprint
 from tracer.policies.registry import PolicyRegistry
-from tracer.types import Dataset, Fingerprint, Trace
+from tracer.types import Dataset, Trace
 
 OLD, NEW = Fingerprint("one", "p1"), Fingerprint("two", "p1")
 NONE = Fingerprint(None, None)
