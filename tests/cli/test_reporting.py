@@ -20,7 +20,6 @@ from tracer.policies.registry import PolicyRegistry
 from tracer.traces.store import TraceStore
 from tracer.types import Dataset, Origin
 
-
 DEFERRED: tuple[Origin, ...] = ("deferred",)
 
 

@@ -14,7 +14,8 @@ import pytest
 from tracer import flywheel
 from tracer.config import FitConfig
 from tracer.flywheel.lines import line_for_fit, line_for_update
-from tracer.flywheel.settings import Fingerprint, Line, Settings
+from tracer.flywheel.settings import Line, Settings
+from tracer.policies.fingerprints import Fingerprint
 from tracer.policies.registry import PolicyRegistry
 from tracer.types import Dataset, Trace
 

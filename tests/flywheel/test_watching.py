@@ -24,7 +24,6 @@ from tracer.traces.rooms import ids_digest
 from tracer.traces.store import TraceStore
 from tracer.types import Dataset, Origin, Seen, Trace
 
-
 AUDIT: tuple[Origin, ...] = ("audit",)
 
 
