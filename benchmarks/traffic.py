@@ -152,7 +152,7 @@ def live(
     updating.FRESH_ENOUGH = before if fresh is None else fresh
     try:
         with tempfile.TemporaryDirectory() as home:
-            return _Living(pool, stream, arm, Path(home), Random(seed), ticks).run(config).as_dict()  # noqa: S311
+            return _Living(pool, stream, arm, Path(home), Random(seed), ticks).run(config).as_dict()
     finally:
         updating.FRESH_ENOUGH = before
 

@@ -29,6 +29,7 @@ NAMES = [
     "Router",
     "SentenceTransformerEmbedder",
     "Trace",
+    "TraceStore",
     "TracerError",
     "__version__",
     "backtest",

@@ -66,7 +66,11 @@ def test_an_alarm_steps_down_the_ladder_and_then_to_the_teacher(laddered: Path, 
     assert [notice.kind for notice in notices] == ["alarm"]
     safer = registry.load()
     assert (safer.parent, safer.threshold) == (before.version, before.certificate.ladder[0].threshold)
-    assert (read(laddered).refit, read(laddered).line.watched, read(laddered).pending) == ("an alarm", 660, None)
+    assert (read(laddered).refit, read(laddered).line.watched, read(laddered).pending) == (
+        "an alarm at trace 660",
+        660,
+        None,
+    )
     assert watch(laddered, now=now)[1] == (), "the watch starts anew: what rang once does not ring again"
     audits(laddered, [False] * 60, "worse")
     assert "The teacher answers everything" in watch(laddered, now=now)[1][0].message
@@ -85,7 +89,7 @@ def test_a_warning_audits_more_until_all_is_quiet(laddered: Path, now: datetime)
     assert view.status == "warn"
     assert [notice.kind for notice in notices] == ["warning"]
     assert ServingSettings.read(laddered).audit_rate == 0.04
-    assert (read(laddered).calm_rate, read(laddered).refit) == (0.02, "a warning")
+    assert (read(laddered).calm_rate, read(laddered).refit) == (0.02, "a warning at trace 907")
     assert watch(laddered, now=now)[1] == (), "it is said once"
     audits(laddered, [True] * 300, "good")
     assert [notice.kind for notice in watch(laddered, now=now)[1]] == ["quiet"]
