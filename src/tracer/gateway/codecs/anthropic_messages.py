@@ -31,9 +31,9 @@ from tracer.gateway.codecs.schemas import options_of
 from tracer.gateway.codecs.sse import Event, encoded
 from tracer.types import Usage
 
-_FIELDS = """max_tokens messages model cache_control inference_geo metadata output_config output_format service_tier speed
-    stop_sequences stream system temperature thinking tool_choice tools top_k top_p user_profile_id
-    workspace_id"""
+_FIELDS = """max_tokens messages model cache_control inference_geo metadata output_config output_format
+    service_tier speed stop_sequences stream system temperature thinking tool_choice tools top_k top_p
+    user_profile_id workspace_id"""
 _KNOWN = frozenset(_FIELDS.split())
 _COMPLETE = ("end_turn", "stop_sequence", "tool_use")
 _WORDS = {"any": "required", "auto": "auto", "none": "none"}

@@ -73,9 +73,6 @@ def spread(values: Sequence[Scalar], chosen: object, confidence: float | None) -
     A surrogate has one calibrated number, not a distribution. The chosen value is never less probable than another.
     """
     others = len(values) - 1
-    if confidence is None or not others:
-        top = 1.0
-    else:
-        top = min(max(1 / len(values), confidence), 1.0)  # no number is as good as no knowledge
+    top = 1.0 if confidence is None or not others else min(max(1 / len(values), confidence), 1.0)
     rest = (1.0 - top) / others if others else 0.0
     return [round(top if canonical(value) == canonical(chosen) else rest, 6) for value in values]
