@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
+
+from tracer.gateway.calls import Wire
 
 LABELS = ("refund", "card lost", 'say "hi"', "line\nbreak", "größe 😀", "true")
 SCHEMA = {
@@ -73,18 +76,20 @@ def messages_tool(schema: Any = None, **more: Any) -> bytes:
     return messages(tools=[tool], tool_choice={"type": "tool", "name": "classify"}, **more)
 
 
-STREAMED = {
+Maker = Callable[..., bytes]
+STREAMED: dict[Wire, tuple[Maker, Maker, Maker]] = {
     "openai.chat": (chat, chat_json, chat_tool),
     "openai.responses": (responses, responses_json, responses_tool),
     "anthropic.messages": (messages, messages_json, messages_tool),
 }
-PLAIN = {"decisions": (decisions,), "systemone": (systemone,)}
-ALL = [(wire, make) for wire, makes in (STREAMED | PLAIN).items() for make in makes]
+PLAIN: dict[Wire, Maker] = {"decisions": decisions, "systemone": systemone}
+ALL: list[tuple[Wire, Maker]] = [(wire, make) for wire, makes in STREAMED.items() for make in makes]
+ALL += PLAIN.items()
 
 
 def chat_reply(content: str | None, **choice: Any) -> bytes:
     """As OpenAI writes it: pretty, with a fingerprint."""
-    message = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
     return json.dumps(
         {
             "id": "chatcmpl-B1",

@@ -57,7 +57,7 @@ def test_a_stream_carries_its_label_and_its_usage(wire: Wire, make: Callable[...
 @given(label=texts, like=texts)
 def test_any_text_label(label: str, like: str) -> None:
     for wire, (make, _, _) in STREAMED.items():
-        codec, call = CODECS[wire], CODECS[wire].read(make())  # type: ignore[index]
+        codec, call = CODECS[wire], CODECS[wire].read(make())
         prior = codec.answer(call, like, **GIVEN)
         assert codec.label(call, codec.answer(call, label, **GIVEN, like=prior)) == label
         assert codec.label_of_stream(call, events_of(codec.stream(call, label, **GIVEN, like=prior))) == label
@@ -69,13 +69,13 @@ def test_any_enum_label(labels: list[str], ascii_only: bool) -> None:
     schema = {"type": "object", "properties": {"a b": {"enum": labels}}, "required": ["a b"]}
     for wire, (_, as_json, as_tool) in STREAMED.items():
         for make in (as_json, as_tool):
-            codec, call = CODECS[wire], CODECS[wire].read(make(schema))  # type: ignore[index]
+            codec, call = CODECS[wire], CODECS[wire].read(make(schema))
             prior = codec.answer(call, labels[0], **GIVEN)
             if ascii_only:
                 prior = json.dumps(json.loads(prior)).encode()
             assert codec.label(call, codec.answer(call, labels[1], **GIVEN, like=prior)) == labels[1]
-    for wire, (make,) in PLAIN.items():
-        codec, call = CODECS[wire], CODECS[wire].read(make(labels))  # type: ignore[index]
+    for plain, make in PLAIN.items():
+        codec, call = CODECS[plain], CODECS[plain].read(make(labels))
         assert codec.label(call, codec.answer(call, labels[1], **GIVEN, confidence=0.9)) == labels[1]
 
 
@@ -112,7 +112,7 @@ def _try(call: Call, answer: bytes) -> None:
 @settings(max_examples=400, deadline=None)
 def test_no_body_raises_anything_but_the_declared_error(data: st.DataObject, value: Any) -> None:
     wire, make = data.draw(st.sampled_from(ALL))
-    codec, whole = CODECS[wire], json.loads(make())  # type: ignore[index]
+    codec, whole = CODECS[wire], json.loads(make())
     call = codec.read(make())
     answer = json.loads(codec.answer(call, LABELS[0], **GIVEN))
     mutant = json.dumps(_changed(answer, data.draw(st.sampled_from(_places(answer))), value)).encode()
@@ -130,7 +130,7 @@ def test_no_body_raises_anything_but_the_declared_error(data: st.DataObject, val
 @settings(max_examples=200, deadline=None)
 def test_no_stream_raises(data: st.DataObject, value: Any, junk: bytes) -> None:
     wire, make = data.draw(st.sampled_from(streamed))
-    codec, call = CODECS[wire], CODECS[wire].read(make(stream=True))  # type: ignore[index]
+    codec, call = CODECS[wire], CODECS[wire].read(make(stream=True))
     chunks = codec.stream(call, LABELS[0], **GIVEN)
     i = data.draw(st.integers(0, len(chunks) - 1))
     events = events_of([chunks[i]])

@@ -21,7 +21,7 @@ from tracer.gateway.calls import Wire
 from tracer.gateway.codecs import CODECS, codec_of
 from tracer.types import Usage
 
-TYPES = {
+TYPES: dict[Wire, Any] = {
     "openai.chat": ChatCompletion,
     "openai.responses": Response,
     "anthropic.messages": Message,
@@ -83,10 +83,10 @@ def test_openai_chat(label: str) -> None:
         assert plain.usage is not None
         assert plain.usage.total_tokens == 23
         for more in ({"response_format": form}, {"tools": [tool]}):
-            whole = client.chat.completions.create(model="m", messages=TURNS, **more)  # type: ignore[call-overload]
+            whole: Any = client.chat.completions.create(model="m", messages=TURNS, **more)
             options: Any = {"include_usage": True}
             with client.chat.completions.stream(model="m", messages=TURNS, stream_options=options, **more) as stream:
-                final = stream.get_final_completion()
+                final: Any = stream.get_final_completion()
             assert final.usage.total_tokens == 23
             for message in (whole.choices[0].message, final.choices[0].message):
                 text = message.tool_calls[0].function.arguments if message.tool_calls else message.content
@@ -103,13 +103,13 @@ def test_openai_responses(label: str) -> None:
     with openai_client(label) as client:
         assert client.responses.create(model="m", input="my card is gone").output_text == label
         assert json.loads(client.responses.create(model="m", input="x", text=form).output_text) == {"intent": label}
-        called = client.responses.create(model="m", input="x", tools=[tool]).output[0]
+        called: Any = client.responses.create(model="m", input="x", tools=[tool]).output[0]
         assert called.type == "function_call"
         assert json.loads(called.arguments) == {"intent": label}
         for more in ({}, {"text": form}, {"tools": [tool]}):
-            with client.responses.stream(model="m", input="x", **more) as stream:  # type: ignore[call-overload]
+            with client.responses.stream(model="m", input="x", **more) as stream:
                 kinds = [event.type for event in stream]
-                final = stream.get_final_response()
+                final: Any = stream.get_final_response()
             assert kinds[0] == "response.created"
             assert kinds[-1] == "response.completed"
             assert final.usage.total_tokens == 23
@@ -127,11 +127,11 @@ def test_anthropic_messages(label: str) -> None:
             {"output_config": form},
             {"tools": [tool], "tool_choice": {"type": "tool", "name": "classify"}},
         ):
-            whole = client.messages.create(model="m", max_tokens=50, messages=TURNS, **more)  # type: ignore[call-overload]
-            with client.messages.stream(model="m", max_tokens=50, messages=TURNS, **more) as stream:  # type: ignore[arg-type]
-                final = stream.get_final_message()
+            whole: Any = client.messages.create(model="m", max_tokens=50, messages=TURNS, **more)
+            with client.messages.stream(model="m", max_tokens=50, messages=TURNS, **more) as stream:
+                final: Any = stream.get_final_message()
             for message in (whole, final):
-                block = message.content[0]
+                block: Any = message.content[0]
                 if "tools" in more:
                     assert (block.name, block.input) == ("classify", {"intent": label})
                     assert message.stop_reason == "tool_use"
