@@ -14,6 +14,7 @@
     ├── PolicyError          a policy that cannot be used
     │   └── ArchiveError     a truncated, tampered or foreign archive
     ├── RouteError           a request that no side can answer
+    │   └── CodecError       a body on the wire that is not understood, or a label that no answer can carry
     ├── BusyError            another process is at it: try again when it is done
     └── MissingExtraError    an optional dependency is not installed (also an ImportError)
 """
@@ -77,6 +78,10 @@ class ArchiveError(PolicyError):
 
 class RouteError(TracerError):
     """A request that neither the surrogate nor the teacher can answer."""
+
+
+class CodecError(RouteError):
+    """A body on the wire that is not understood, or a label that no answer to it can carry."""
 
 
 class MissingExtraError(TracerError, ImportError):

@@ -1,0 +1,1 @@
+"""The gateway: an HTTP server where the endpoint of the LLM was."""

@@ -1,0 +1,300 @@
+"""OpenAI's chat completions: ``/v1/chat/completions``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from tracer.errors import CodecError
+from tracer.gateway.calls import Call, Message, Slot, Wire
+from tracer.gateway.codecs.base import Codec
+from tracer.gateway.codecs.bodies import (
+    canonical,
+    count,
+    encode,
+    flag,
+    known_only,
+    mapping,
+    metadata_of,
+    objects,
+    read_object,
+    shaped,
+    string,
+    strings,
+    text_of,
+    whole,
+)
+from tracer.gateway.codecs.openai_errors import error_body, error_data
+from tracer.gateway.codecs.openai_slots import slot_of_format, slot_of_tools
+from tracer.gateway.codecs.schemas import options_of
+from tracer.gateway.codecs.sse import Event, encoded
+from tracer.types import Usage
+
+_FIELDS = """messages model frequency_penalty logit_bias logprobs max_completion_tokens max_tokens metadata n
+    parallel_tool_calls prediction presence_penalty prompt_cache_key prompt_cache_options prompt_cache_retention
+    reasoning_effort response_format safety_identifier seed service_tier stop store stream stream_options temperature
+    tool_choice tools top_logprobs top_p user verbosity modalities top_k min_p repetition_penalty guided_choice"""
+_KNOWN = frozenset(_FIELDS.split())
+_COMPLETE = ("stop", "tool_calls")
+
+
+class OpenAIChat(Codec):
+    """Chat completions; also what vLLM, LiteLLM and others speak."""
+
+    wire: ClassVar[Wire] = "openai.chat"
+
+    def read(self, body: bytes) -> Call:
+        request = read_object(body)
+        why: list[str] = []
+        model = string(request, "model")
+        turns = objects(request, "messages")
+        if not model or not turns:
+            raise CodecError("a chat completion needs a model and messages")
+        system, messages = [], []
+        for turn in turns:
+            role, text = string(turn, "role"), text_of(turn.get("content"), ("text",), why)
+            if role in ("system", "developer"):
+                system.append(text)
+            else:
+                messages.append(Message(role, text))
+            if turn.get("audio") is not None:
+                why.append("audio")
+        if turns[-1].get("role") == "assistant":
+            why.append("a prefilled answer")
+        why += _asked_for_more(request)
+        known_only(request, _KNOWN, why)
+        slot, options = self._slot(request, why)
+        schema = {
+            key: request[key]
+            for key in ("response_format", "tools", "tool_choice", "guided_choice", "logit_bias")
+            if request.get(key) is not None
+        }
+        limits = [n for key in ("max_completion_tokens", "max_tokens") if (n := count(request, key)) is not None]
+        return Call(
+            wire=self.wire,
+            model=model,
+            stream=flag(request, "stream"),
+            system="\n".join(system),
+            messages=tuple(messages),
+            options=options,
+            slot=slot,
+            schema=canonical(schema) if schema else "",
+            unanswerable="; ".join(dict.fromkeys(why)),
+            metadata=metadata_of(request),
+            stop=strings(request, "stop"),
+            max_tokens=min(limits) if limits else None,
+            include_usage=flag(mapping(request, "stream_options"), "include_usage"),
+            echo={"named": isinstance(request.get("tool_choice"), dict)},
+        )
+
+    def _slot(self, request: Mapping[str, Any], why: list[str]) -> tuple[Slot, tuple[str, ...] | None]:
+        tools = [
+            mapping(tool, "function") if tool.get("type") == "function" else None for tool in objects(request, "tools")
+        ]
+        choice = request.get("tool_choice")
+        if isinstance(choice, dict):
+            choice = mapping(choice, "function") if choice.get("type") == "function" else {}
+        form = mapping(request, "response_format")
+        slot = slot_of_tools(tools, choice, why)
+        if slot is not None:
+            if form.get("type", "text") != "text":
+                why.append("a response format beside a tool")
+            return slot, options_of(slot)
+        slot = slot_of_format(form, mapping(form, "json_schema").get("schema"), why)
+        guided = strings(request, "guided_choice")
+        return slot, options_of(slot) if slot.kind == "json" else guided or None
+
+    def error(self, status: int, message: str, type: str | None = None) -> bytes:  # noqa: A002
+        return error_body(status, message, type)
+
+    def error_event(self, status: int, message: str, type: str | None = None) -> bytes:  # noqa: A002
+        return error_data(status, message, type)
+
+    def _text(self, call: Call, reply: Mapping[str, Any]) -> str | None:
+        choice = _choice(reply)
+        message = choice.get("message")
+        if not isinstance(message, dict) or choice.get("finish_reason") not in _COMPLETE or message.get("refusal"):
+            return None
+        tools, content = message.get("tool_calls"), message.get("content")
+        if call.slot.kind != "tool":
+            return content if isinstance(content, str) and not tools else None
+        if not isinstance(tools, list) or len(tools) != 1 or not isinstance(tools[0], dict):
+            return None
+        function = tools[0].get("function")
+        if not isinstance(function, dict) or function.get("name") != call.slot.tool:
+            return None
+        arguments = function.get("arguments")
+        return arguments if isinstance(arguments, str) else None
+
+    def _usage(self, reply: Mapping[str, Any]) -> Usage | None:
+        usage = reply.get("usage")
+        if not isinstance(usage, dict):
+            return None
+        return Usage(whole(usage.get("prompt_tokens")), whole(usage.get("completion_tokens")))
+
+    def _assembled(self, events: Iterable[Event]) -> dict[str, Any] | None:
+        texts: list[str] = []
+        tools: dict[int, dict[str, str]] = {}
+        found: dict[str, Any] = {}
+        finish, refusal, many = None, False, False
+        for event in events:
+            if event.data.strip() == "[DONE]":
+                break
+            try:
+                chunk = read_object(event.data)
+            except CodecError:
+                return None
+            if chunk.get("error") is not None:
+                return None
+            found |= {key: chunk[key] for key in ("usage", "service_tier") if chunk.get(key) is not None}
+            choices = chunk.get("choices")
+            for choice in choices if isinstance(choices, list) else ():
+                delta = choice.get("delta") if isinstance(choice, dict) else None
+                if not isinstance(delta, dict):
+                    continue
+                many = many or choice.get("index", 0) != 0
+                finish = choice.get("finish_reason") or finish
+                refusal = refusal or bool(delta.get("refusal"))
+                if isinstance(delta.get("content"), str):
+                    texts.append(delta["content"])
+                _add_tools(tools, delta.get("tool_calls"))
+        if finish is None or many:
+            return None
+        message: dict[str, Any] = {"content": "".join(texts) if texts or not tools else None, "refusal": refusal}
+        if tools:
+            message["tool_calls"] = [{"function": tool} for tool in tools.values()]
+        return found | {"choices": [{"message": message, "finish_reason": finish}]}
+
+    def _reply(
+        self,
+        call: Call,
+        text: str,
+        id: str,  # noqa: A002
+        created: int,
+        model: str,
+        usage: Usage,
+        prior: Mapping[str, Any] | None,
+        form: Mapping[str, Any] | None,
+        confidence: float | None,
+    ) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+        if call.slot.kind == "tool":
+            message = message | {"content": None, "tool_calls": [_tool_call(call, text, id)]}
+        before = _choice(form or {})
+        choice = {
+            "index": 0,
+            "message": shaped(message, before.get("message"), ("role", "content", *message.keys() & {"tool_calls"})),
+            "logprobs": None,
+            "finish_reason": _finish(call, prior),
+        }
+        reply = {
+            "id": f"chatcmpl-{id}",
+            "object": "chat.completion",
+            "created": created,
+            "model": model,
+            "choices": [shaped(choice, before or None, ("index", "message", "finish_reason"))],
+            "usage": shaped(_usage_of(usage), (form or {}).get("usage"), ("prompt_tokens", "completion_tokens")),
+        } | _tier(prior)
+        return _unsigned(shaped(reply, form, ("id", "object", "created", "model", "choices", "usage")))
+
+    def _events(
+        self,
+        call: Call,
+        text: str,
+        id: str,  # noqa: A002
+        created: int,
+        model: str,
+        usage: Usage,
+        prior: Mapping[str, Any] | None,
+    ) -> list[bytes]:
+        head = {"id": f"chatcmpl-{id}", "object": "chat.completion.chunk", "created": created, "model": model}
+        head = head | _tier(prior)
+        extra: dict[str, Any] = {"usage": None} if call.include_usage else {}
+
+        def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
+            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+            return encoded(encode(head | {"choices": [choice]} | extra))
+
+        if call.slot.kind == "tool":
+            first = {"index": 0} | _tool_call(call, "", id)
+            events = [
+                chunk({"role": "assistant", "content": None, "tool_calls": [first], "refusal": None}),
+                chunk({"tool_calls": [{"index": 0, "function": {"arguments": text}}]}),
+            ]
+        else:
+            events = [chunk({"role": "assistant", "content": "", "refusal": None}), chunk({"content": text})]
+        events.append(chunk({}, _finish(call, prior)))
+        if call.include_usage:
+            events.append(encoded(encode(head | {"choices": [], "usage": _usage_of(usage)})))
+        return [*events, encoded(b"[DONE]")]
+
+
+def _asked_for_more(request: Mapping[str, Any]) -> list[str]:
+    """What is asked for that a surrogate does not have."""
+    why = []
+    if request.get("n") not in (None, 1):
+        why.append("n > 1")
+    if request.get("logprobs") or request.get("top_logprobs"):
+        why.append("logprobs")
+    if request.get("modalities") not in (None, ["text"]):
+        why.append("another modality than text")
+    if request.get("store"):
+        why.append("store")
+    if 0 in (request.get("max_tokens"), request.get("max_completion_tokens")):
+        why.append("no tokens to answer in")
+    return why
+
+
+def _choice(reply: Mapping[str, Any]) -> dict[str, Any]:
+    choices = reply.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+        return {}
+    return choices[0]
+
+
+def _finish(call: Call, prior: Mapping[str, Any] | None) -> str:
+    """A forced function ends with ``stop``, a chosen one with ``tool_calls``, unless the teacher does otherwise."""
+    if call.slot.kind != "tool":
+        return "stop"
+    before = _choice(prior or {}).get("finish_reason")
+    return before if before in _COMPLETE else "stop" if call.echo.get("named") else "tool_calls"
+
+
+def _tool_call(call: Call, arguments: str, id: str) -> dict[str, Any]:  # noqa: A002
+    return {"id": f"call_{id}", "type": "function", "function": {"name": call.slot.tool, "arguments": arguments}}
+
+
+def _add_tools(tools: dict[int, dict[str, str]], deltas: object) -> None:
+    for delta in deltas if isinstance(deltas, list) else ():
+        function = delta.get("function") if isinstance(delta, dict) else None
+        if not isinstance(function, dict):
+            continue
+        tool = tools.setdefault(whole(delta.get("index")), {"name": "", "arguments": ""})
+        for key in tool:
+            if isinstance(function.get(key), str):
+                tool[key] += function[key]
+
+
+def _usage_of(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def _tier(prior: Mapping[str, Any] | None) -> dict[str, Any]:
+    tier = (prior or {}).get("service_tier")
+    return {"service_tier": tier} if isinstance(tier, str) else {}
+
+
+def _unsigned(reply: dict[str, Any]) -> dict[str, Any]:
+    """Without the fingerprint of a system that did not answer."""
+    return {key: value for key, value in reply.items() if key != "system_fingerprint"}
