@@ -14,10 +14,15 @@
     ├── PolicyError          a policy that cannot be used
     │   └── ArchiveError     a truncated, tampered or foreign archive
     ├── RouteError           a request that no side can answer
+    │   └── UpstreamError    an upstream that cannot be asked, or did not answer to the end
     └── MissingExtraError    an optional dependency is not installed (also an ImportError)
 """
 
 from __future__ import annotations
+
+from typing import Literal
+
+UpstreamFault = Literal["timeout", "connect", "breaker_open", "status", "cut"]
 
 
 class TracerError(Exception):
@@ -72,6 +77,27 @@ class ArchiveError(PolicyError):
 
 class RouteError(TracerError):
     """A request that neither the surrogate nor the teacher can answer."""
+
+
+class UpstreamError(RouteError):
+    """An upstream that cannot be asked, or did not answer to the end. The message holds no content and no key.
+
+    ``kind``: ``connect``, no request was sent; ``breaker_open``, likewise, for the upstream failed of late;
+    ``timeout``, it took too long; ``cut``, the connection ended within the answer or before it; ``status``, it
+    answered with the error ``status``. ``retry_after``: seconds after which to ask again, where that is known.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        kind: UpstreamFault,
+        problem: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(f"upstream {upstream!r}: {problem}")
+        self.upstream, self.kind, self.status, self.retry_after = upstream, kind, status, retry_after
 
 
 class MissingExtraError(TracerError, ImportError):

@@ -1,0 +1,1 @@
+"""Floor 8: an HTTP gateway where the LLM endpoint was."""
