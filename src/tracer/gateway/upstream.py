@@ -208,17 +208,17 @@ class Chain:
                     try:
                         reply = await client.ask(method, target, sent, content, begun, attempts)
                     except UpstreamError as error:
-                        failed: UpstreamError | None = error
+                        last = error
                     else:
                         held, before = reply, held
                         if before is not None:
                             await before.aclose()
-                        failed = reply.failure()
-                        if failed is None:
+                        refusal = reply.failure()
+                        if refusal is None:
                             held = None
                             return reply
-                    last = failed
-                    wait = _wait(client, k, failed, self._rng, begun)
+                        last = refusal
+                    wait = _wait(client, k, last, self._rng, begun)
                     if wait is None:
                         break
                     await self._sleep(wait)
