@@ -187,7 +187,7 @@ def _response_events(whole: Mapping[str, Any]) -> list[bytes]:
         {"type": "response.created", "response": begun},
         {"type": "response.in_progress", "response": begun},
     ]
-    empty = {"content": []} if item["type"] == "message" else {"arguments": ""}
+    empty: dict[str, Any] = {"content": []} if item["type"] == "message" else {"arguments": ""}
     out.append(
         {"type": "response.output_item.added", "output_index": 0, "item": item | {"status": "in_progress"} | empty}
     )
@@ -211,6 +211,7 @@ def _response_events(whole: Mapping[str, Any]) -> list[bytes]:
 def _message_events(whole: Mapping[str, Any]) -> list[bytes]:
     block = whole["content"][0]
     begun = dict(whole) | {"content": [], "stop_reason": None, "usage": whole["usage"] | {"output_tokens": 1}}
+    empty: dict[str, Any]
     if block["type"] == "text":
         empty, deltas = {"text": ""}, [{"type": "text_delta", "text": one} for one in _pieces(block["text"])]
     else:

@@ -185,15 +185,19 @@ class Standin:
         if fault is not None and kind == "huge":
             await self._huge(writer, fault.size)
             return True
+        return await self._label(writer, path.partition("?")[0], body, fault)
+
+    async def _label(self, writer: asyncio.StreamWriter, path: str, body: bytes, fault: Fault | None) -> bool:
+        kind = None if fault is None else fault.kind
+        known = path.endswith(("/chat/completions", "/responses", "/messages"))
         try:
             asked = json.loads(body or b"{}")
         except ValueError:
-            await _whole(writer, 400, json.dumps(shapes.error(path, 400)).encode())
+            asked = None
+        if not known or not isinstance(asked, dict):
+            status = 400 if known else 404
+            await _whole(writer, status, json.dumps(shapes.error(path, status)).encode())
             return True
-        if not path.partition("?")[0].endswith(("/chat/completions", "/responses", "/messages")):
-            await _whole(writer, 404, json.dumps(shapes.error(path, 404)).encode())
-            return True
-        path = path.partition("?")[0]
         label = self._labels.get(self._text_of(path, asked), self._default)
         whole = shapes.answer(path, asked, label, len(self.asked))
         if asked.get("stream") is True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from typing import Literal
 
@@ -19,6 +20,14 @@ _MADE_ANEW = frozenset({b"host", b"content-length", b"expect"})
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 OURS = b"x-tracer-"
 """How the names of the gateway's own headers start; they stay here."""
+
+_NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
+_VALUE = re.compile(rb"(?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?")
+
+
+def well_formed(name: bytes, value: bytes) -> bool:
+    """Whether HTTP can carry it (RFC 9110, section 5.5, and as h11 reads it)."""
+    return _NAME.fullmatch(name) is not None and _VALUE.fullmatch(value) is not None
 
 
 def to_upstream(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,14 @@ from urllib.parse import urlsplit
 import httpx2
 
 from tracer.errors import ConfigError, UpstreamError, UpstreamFault
-from tracer.gateway.breaker import Breaker, BreakerSettings
-from tracer.gateway.headers import Auth, to_client, to_upstream
+from tracer.gateway.breaker import Breaker, BreakerSettings, State
+from tracer.gateway.headers import Auth, to_client, to_upstream, well_formed
 from tracer.gateway.renaming import with_model
 from tracer.gateway.replies import Chunks, Reply
 from tracer.gateway.retrying import Retries
 from tracer.serving.coins import Rng
+
+_TARGET = re.compile(r"/(?!/)[!-~]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,11 @@ class Chain:
                 )
             self._auths.append(auth)
 
+    @property
+    def breakers(self) -> dict[str, State]:
+        """State of each upstream's breaker now, by name."""
+        return {client.upstream.name: client.breaker.state for client in self._clients}
+
     async def send(
         self,
         method: str,
@@ -191,11 +199,15 @@ class Chain:
         """The answer of the first upstream that gives one. ``target``: path and query as the client sent them.
 
         ``readable`` and ``withheld`` are those of `headers.to_upstream`. Raises UpstreamError where nobody answered.
-        Cancelling it ends the request that is under way.
+        Cancelling it ends the request that is under way. Raises ValueError for a target or a header that HTTP cannot
+        carry.
         """
-        if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
+        if _TARGET.fullmatch(target) is None:
             raise ValueError("target must be a path as it stands in a request, with its query")
         given, begun = list(headers), self._clients[0].clock()
+        if not all(well_formed(name, value) for name, value in given):
+            # The HTTP layer would quote it in its log.
+            raise ValueError("a header holds what HTTP cannot carry")
         held: Reply | None = None
         attempts = 0
         try:
