@@ -45,4 +45,4 @@ def test_retry_after_is_a_number_or_a_time_by_the_servers_clock(headers: dict[st
 def test_impossible_settings_are_refused() -> None:
     for wrong in ({"attempts": 0}, {"base_s": -1.0}, {"statuses": frozenset({200})}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
-            Retries(**wrong)  # type: ignore[arg-type]
+            Retries(**wrong)

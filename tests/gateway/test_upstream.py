@@ -136,7 +136,7 @@ def test_an_answer_that_breaks_off_is_an_error_and_not_asked_for_again(body: byt
 
         async def relay() -> None:
             async for chunk in reply.chunks:
-                got.append(chunk)
+                got.append(chunk)  # noqa: PERF401 - what came before the end counts
 
         with pytest.raises(UpstreamError) as caught:
             await relay()
@@ -215,14 +215,14 @@ def test_an_open_breaker_lets_nothing_through_and_half_open_one() -> None:
         chain = Chain([client])
         for _ in range(2):
             await (await send(chain)).aclose()
-        assert client.breaker.state == "open"
+        assert chain.breakers == {"main": "open"}
         with pytest.raises(UpstreamError) as caught:
             await send(chain)
         assert (caught.value.kind, caught.value.retry_after) == ("breaker_open", 5.0)
         assert len(api.asked) == 2
         now[0] = 5.0
         assert await label(chain) == (200, "lost", 1)
-        assert client.breaker.state == "closed"
+        assert chain.breakers == {"main": "closed"}
         await client.aclose()
 
     with Standin(LABELS) as api:
@@ -312,7 +312,7 @@ def test_a_full_pool_is_no_fault_of_the_upstream() -> None:
 
     with Standin(LABELS) as api:
         api.misbehave(Fault("slow_chunks"))
-        once = {"retries": Retries(attempts=1), "breaker": BreakerSettings(failures=1)}
+        once: dict[str, Any] = {"retries": Retries(attempts=1), "breaker": BreakerSettings(failures=1)}
         run(test, upstream(api, max_connections=1, timeouts=Timeouts(pool_s=0.1), **once))
 
 
