@@ -14,12 +14,17 @@
     ├── PolicyError          a policy that cannot be used
     │   └── ArchiveError     a truncated, tampered or foreign archive
     ├── RouteError           a request that no side can answer
-    │   └── CodecError       a body on the wire that is not understood, or a label that no answer can carry
+    │   ├── CodecError       a body on the wire that is not understood, or a label that no answer can carry
+    │   └── UpstreamError    an upstream that cannot be asked, or did not answer to the end
     ├── BusyError            another process is at it: try again when it is done
     └── MissingExtraError    an optional dependency is not installed (also an ImportError)
 """
 
 from __future__ import annotations
+
+from typing import Literal
+
+UpstreamFault = Literal["timeout", "connect", "breaker_open", "status", "cut"]
 
 
 class TracerError(Exception):
@@ -82,6 +87,27 @@ class RouteError(TracerError):
 
 class CodecError(RouteError):
     """A body on the wire that is not understood, or a label that no answer to it can carry."""
+
+
+class UpstreamError(RouteError):
+    """An upstream that cannot be asked, or did not answer to the end. The message holds no content and no key.
+
+    ``kind``: ``connect``, no request was sent; ``breaker_open``, likewise, for the upstream failed of late;
+    ``timeout``, it took too long; ``cut``, the connection ended within the answer or before it; ``status``, it
+    answered with the error ``status``. ``retry_after``: seconds after which to ask again, where that is known.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        kind: UpstreamFault,
+        problem: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(f"upstream {upstream!r}: {problem}")
+        self.upstream, self.kind, self.status, self.retry_after = upstream, kind, status, retry_after
 
 
 class MissingExtraError(TracerError, ImportError):

@@ -1,1 +1,1 @@
-"""The gateway: an HTTP server where the endpoint of the LLM was."""
+"""Floor 8: an HTTP gateway where the LLM endpoint was."""

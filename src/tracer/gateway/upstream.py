@@ -1,0 +1,259 @@
+"""Upstreams: pooled connections to LLM endpoints, asked again only where nothing was charged, and in order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import httpx2
+
+from tracer.errors import ConfigError, UpstreamError, UpstreamFault
+from tracer.gateway.breaker import Breaker, BreakerSettings, State
+from tracer.gateway.headers import Auth, to_client, to_upstream, well_formed
+from tracer.gateway.renaming import with_model
+from tracer.gateway.replies import Chunks, Reply
+from tracer.gateway.retrying import Retries
+from tracer.serving.coins import Rng
+
+_TARGET = re.compile(r"/(?!/)[!-~]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds: to ``connect_s``; of the longest silence, before the answer and within it, ``read_s``; of a request
+    with all its attempts and its whole answer, ``total_s``; to wait for a connection of a full pool, ``pool_s``."""
+
+    connect_s: float = 5.0
+    read_s: float = 120.0
+    total_s: float = 600.0
+    pool_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        for key in ("connect_s", "read_s", "total_s", "pool_s"):
+            if not getattr(self, key) > 0.0:
+                raise ConfigError(f"{key} = {getattr(self, key)!r}: must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """An endpoint. ``base_url``: with or without ``/v1`` at its end. ``key``: the secret itself, for `auth`;
+    ``model``: the name it goes by here, put in place of the request's. ``proxy``: the URL of a forward proxy; the
+    environment's is not looked up. ``keep_s``: how long an idle connection is kept. Raises ConfigError."""
+
+    name: str
+    base_url: str
+    key: str | None = field(default=None, repr=False)
+    auth: Auth | None = None
+    model: str | None = None
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    retries: Retries = field(default_factory=Retries)
+    breaker: BreakerSettings = field(default_factory=BreakerSettings)
+    max_connections: int = 200
+    keep_s: float = 15.0
+    proxy: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+            raise ConfigError(f"upstream {self.name!r}: base_url must be an http or https address with a host alone")
+        if self.key is not None and not (self.key and all("!" <= character <= "~" for character in self.key)):
+            raise ConfigError(f"upstream {self.name!r}: its key is empty or holds what no HTTP header can carry")
+        if (self.key is None) != (self.auth in (None, "client", "none")) and self.auth is not None:
+            raise ConfigError(f"upstream {self.name!r}: auth = {self.auth!r} does not go with a key, or its absence")
+        if self.max_connections < 1 or not self.keep_s >= 0.0:
+            raise ConfigError(f"upstream {self.name!r}: max_connections must be at least 1, keep_s not negative")
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """Scheme and host with its port: who sees what is sent."""
+        parts = urlsplit(self.base_url)
+        return parts.scheme, parts.netloc.lower()
+
+
+class Client:
+    """The connections to one upstream, HTTP/1.1 and kept alive, and its `breaker`. For one event loop.
+
+    It keeps no cookies, follows no redirect and adds no header of its own.
+    """
+
+    def __init__(self, upstream: Upstream, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.upstream, self.breaker = upstream, Breaker(upstream.breaker, clock)
+        self.clock = clock
+        limits = httpx2.Limits(
+            max_connections=upstream.max_connections,
+            max_keepalive_connections=upstream.max_connections,
+            keepalive_expiry=upstream.keep_s,
+        )
+        self._transport = httpx2.AsyncHTTPTransport(limits=limits, proxy=upstream.proxy)
+
+    async def ask(
+        self, method: str, target: str, headers: list[tuple[bytes, bytes]], body: bytes, begun: float, attempts: int
+    ) -> Reply:
+        """One request; the ``attempts``-th. ``begun``: when the first of them began. Raises UpstreamError."""
+        name, times = self.upstream.name, self.upstream.timeouts
+        deadline = begun + times.total_s
+        if self.clock() >= deadline:
+            raise UpstreamError(name, "timeout", "no time was left to ask it")
+        permit = self.breaker.admit()
+        if permit is None:
+            wait = self.breaker.retry_after
+            raise UpstreamError(name, "breaker_open", f"failed of late, left alone for {wait:.1f} s", retry_after=wait)
+        limits = {"connect": times.connect_s, "read": times.read_s, "write": times.read_s, "pool": times.pool_s}
+        request = httpx2.Request(
+            method, self._url(target), headers=headers, content=body, extensions={"timeout": limits}
+        )
+        fault: UpstreamFault
+        blamed = True
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self.clock())):
+                response = await self._transport.handle_async_request(request)
+        except httpx2.PoolTimeout:
+            fault, problem, blamed = "connect", f"no connection was free within {times.pool_s:g} s", False
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
+            fault, problem = "connect", f"cannot be reached ({type(error).__name__})"
+        except (TimeoutError, httpx2.TimeoutException):
+            fault, problem = "timeout", "did not answer in time"
+        except (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol):
+            fault, problem, blamed = "connect", "the request cannot be sent: a header is malformed", False
+        except httpx2.TransportError as error:
+            fault, problem = "cut", f"closed the connection before it answered ({type(error).__name__})"
+        except BaseException:
+            permit.given_up()
+            raise
+        else:
+            permit.failed() if response.status_code >= 500 else permit.succeeded()
+            chunks = Chunks(response, name, permit, deadline, self.clock)
+            first = self.clock() - begun
+            return Reply(response.status_code, to_client(response.headers.raw), first, chunks, name, attempts)
+        # Outside of the handlers: the HTTP layer's message may quote a header.
+        permit.failed() if blamed else permit.given_up()
+        raise UpstreamError(name, fault, problem)
+
+    async def aclose(self) -> None:
+        """Close all connections; answers that are being read break off."""
+        await self._transport.aclose()
+
+    def _url(self, target: str) -> httpx2.URL:
+        base = self.upstream.base_url.rstrip("/")
+        if base.endswith("/v1") and (target == "/v1" or target.startswith("/v1/")):
+            base = base.removesuffix("/v1")
+        url = httpx2.URL(base)
+        return url.copy_with(raw_path=url.raw_path.rstrip(b"/") + target.encode("ascii"))
+
+
+class Chain:
+    """Upstreams in the order in which they are asked; ``rng`` draws the jitter, ``sleep`` waits.
+
+    One upstream is asked again where it could not be reached, or turned the request away (`Retries.statuses`): there
+    is no charge for such requests. The next one is asked where that is of no use, and also where one took too long,
+    or closed the connection, before its answer began: that request may have been charged. Once an answer has begun
+    it is the answer. Where all fail, the last error answer goes back as it is, or the last UpstreamError is raised.
+
+    Raises ConfigError for a chain that would show the client's own credentials to another host than the first one,
+    unless that upstream says ``auth: client``.
+    """
+
+    def __init__(
+        self,
+        clients: Sequence[Client],
+        *,
+        rng: Rng | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        if not clients:
+            raise ConfigError("upstreams: there must be at least one")
+        self._clients, self._sleep = tuple(clients), sleep
+        # The jitter keeps many gateways apart, so its default differs from process to process.
+        self._rng: Rng = random.SystemRandom() if rng is None else rng
+        first = clients[0].upstream
+        self._auths: list[Auth] = []
+        for upstream in (client.upstream for client in clients):
+            auth: Auth = upstream.auth or ("client" if upstream.key is None else "bearer")
+            if upstream.auth is None and auth == "client" and upstream.origin != first.origin:
+                raise ConfigError(
+                    f"upstream {upstream.name!r}: has no key, and would get the one that clients send for "
+                    f"{first.name!r}: name its key, or say auth: client or auth: none"
+                )
+            self._auths.append(auth)
+
+    @property
+    def breakers(self) -> dict[str, State]:
+        """State of each upstream's breaker now, by name."""
+        return {client.upstream.name: client.breaker.state for client in self._clients}
+
+    async def send(
+        self,
+        method: str,
+        target: str,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+        *,
+        readable: bool = True,
+        withheld: Collection[bytes] = (),
+    ) -> Reply:
+        """The answer of the first upstream that gives one. ``target``: path and query as the client sent them.
+
+        ``readable`` and ``withheld`` are those of `headers.to_upstream`. Raises UpstreamError where nobody answered.
+        Cancelling it ends the request that is under way. Raises ValueError for a target or a header that HTTP cannot
+        carry.
+        """
+        if _TARGET.fullmatch(target) is None:
+            raise ValueError("target must be a path as it stands in a request, with its query")
+        given, begun = list(headers), self._clients[0].clock()
+        if not all(well_formed(name, value) for name, value in given):
+            # The HTTP layer would quote it in its log.
+            raise ValueError("a header holds what HTTP cannot carry")
+        held: Reply | None = None
+        attempts = 0
+        try:
+            for client, auth in zip(self._clients, self._auths, strict=True):
+                key, model = client.upstream.key, client.upstream.model
+                sent = to_upstream(given, auth=auth, key=key, readable=readable, withheld=withheld)
+                content = body if model is None else _renamed(body, model)
+                for k in range(client.upstream.retries.attempts):
+                    attempts += 1
+                    try:
+                        reply = await client.ask(method, target, sent, content, begun, attempts)
+                    except UpstreamError as error:
+                        last = error
+                    else:
+                        held, before = reply, held
+                        if before is not None:
+                            await before.aclose()
+                        refusal = reply.failure()
+                        if refusal is None:
+                            held = None
+                            return reply
+                        last = refusal
+                    wait = _wait(client, k, last, self._rng, begun)
+                    if wait is None:
+                        break
+                    await self._sleep(wait)
+            if held is None:
+                raise last
+            answer, held = held, None
+            return answer
+        finally:
+            if held is not None:
+                await held.aclose()
+
+
+def _renamed(body: bytes, model: str) -> bytes:
+    try:
+        return with_model(body, model)
+    except ValueError:
+        return body  # what is no JSON object with a model gets the upstream's own error
+
+
+def _wait(client: Client, k: int, failed: UpstreamError, rng: Rng, begun: float) -> float | None:
+    """Seconds before the same upstream is asked again; None where it is not."""
+    settings = client.upstream.retries
+    passing = failed.kind == "connect" or (failed.kind == "status" and failed.status in settings.statuses)
+    wait = settings.wait(k, failed.retry_after, rng) if passing else None
+    left = begun + client.upstream.timeouts.total_s - client.clock()
+    return wait if wait is not None and wait < left else None
