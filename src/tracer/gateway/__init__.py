@@ -1,0 +1,1 @@
+"""The gateway: an HTTP endpoint that stands where the LLM stood."""
