@@ -1,7 +1,7 @@
 """Finding classification tasks in traffic that nobody declared, in bounded memory.
 
-Calls are grouped by prompt. Of each group Tracer keeps counts and digests, and the text of an output only once that same
-short output came five times. A group is proposed for one of two reasons:
+Calls are grouped by prompt. Of each group Tracer keeps counts and digests, and the text of an output only once that
+same short output came five times. A group is proposed for one of two reasons:
 
 - ``enum``: the request itself lists two labels or more, and 20 calls did;
 - ``repeats``: the outputs repeat. All outputs seen by call n = 200, 400, 800, ... are a fixed set; of the n calls after
@@ -19,17 +19,17 @@ from __future__ import annotations
 import heapq
 import json
 import math
-import os.path
 import re
 import threading
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from tracer import storage
 from tracer.errors import TracerError
 from tracer.gateway.calls import Call
-from tracer.gateway.proposals import Evidence, Proposal
+from tracer.gateway.proposals import Evidence, Proposal, common_start
 from tracer.gateway.selecting import Selection, digest_of, fingerprint, select, template
 from tracer.gateway.settings import InputSelector
 from tracer.stats import binomial
@@ -60,7 +60,7 @@ class _Group:
     selection: Selection
     weight: int
     options: tuple[str, ...] | None
-    field: str
+    label_field: str
     prefix: str
     suffix: str
     first: float
@@ -92,8 +92,8 @@ class _Group:
             self.n_usage += 1
             self.input_tokens += usage.input_tokens
             self.output_tokens += usage.output_tokens
-        self.prefix = os.path.commonprefix([self.prefix, text])
-        self.suffix = os.path.commonprefix([self.suffix[::-1], text[: -_TEMPLATE_MOST - 1 : -1]])[::-1]
+        self.prefix = common_start(self.prefix, text)
+        self.suffix = common_start(self.suffix[::-1], text[: -_TEMPLATE_MOST - 1 : -1])[::-1]
         self.shortest = min(self.shortest, len(text))
         self._count_input(int(digest_of(text)[:16], 16))
         self._count_output(output)
@@ -187,12 +187,17 @@ class Discovery:
         """What looks like a task, most calls first."""
         with self._lock:
             whole = {key: found for key, g in self._tables[0].items() if (found := _proposal(g, needs_template=False))}
-            headed = [
-                found
-                for key, group in self._tables[1].items()
-                if key[:32] not in whole and (found := _proposal(group, needs_template=True))
-            ]
-        out = {found.fingerprint: found for found in (*whole.values(), *headed)}
+            headed: dict[str, list[Proposal]] = {}
+            for key, group in self._tables[1].items():
+                if (found := _proposal(group, needs_template=True)) is not None:
+                    headed.setdefault(key[:32], []).append(found)
+        for key, parts in headed.items():
+            # Several templates under one system prompt are several tasks, not one with all their labels.
+            if key in whole and (whole[key].template or 2 * sum(p.n_calls for p in parts) < whole[key].n_calls):
+                headed[key] = []
+            else:
+                whole.pop(key, None)
+        out = {found.fingerprint: found for found in (*whole.values(), *chain.from_iterable(headed.values()))}
         return tuple(sorted(out.values(), key=lambda p: (-p.n_calls, p.fingerprint)))
 
     def save(self, home: str | Path) -> tuple[Proposal, ...]:
@@ -262,7 +267,7 @@ def _proposal(group: _Group, *, needs_template: bool) -> Proposal | None:
         labels = [(name, counts.get(name, 0)) for name in group.options]
     else:
         labels = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    stem = group.field if _SLUG.fullmatch(group.field) else "task"
+    stem = group.label_field if _SLUG.fullmatch(group.label_field) else "task"
     return Proposal(
         digest, f"{stem}-{digest[:8]}", evidence, group.models.most_common(1)[0][0], group.n, tuple(labels),
         group.options is not None, group.n_usage, group.input_tokens, group.output_tokens,

@@ -48,6 +48,8 @@ def compiled(pattern: str) -> Pattern:
     options.max_mem, options.log_errors = _MAX_MEMORY, False
     try:
         found: Pattern = re2.compile(pattern, options)
+    except UnicodeEncodeError as error:
+        raise ConfigError("is no RE2 pattern: it is no Unicode") from error
     except re2.error as error:
         reason = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error.args[0])
         raise ConfigError(f"is no RE2 pattern: {reason}") from error

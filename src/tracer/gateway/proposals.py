@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
@@ -151,8 +150,14 @@ class Proposal:
         return out
 
 
+def common_start(a: str, b: str) -> str:
+    """What two texts begin with, both."""
+    n = min(len(a), len(b))
+    return a[:n] if a[:n] == b[:n] else a[: next(i for i in range(n) if a[i] != b[i])]
+
+
 def _common(a: tuple[str, str], b: tuple[str, str]) -> tuple[str, str] | None:
     """Templates of one fingerprint differ in blanks at most; then the shorter ends hold for both."""
-    before = os.path.commonprefix([a[0], b[0]])
-    after = os.path.commonprefix([a[1][::-1], b[1][::-1]])[::-1]
+    before = common_start(a[0], b[0])
+    after = common_start(a[1][::-1], b[1][::-1])[::-1]
     return (before, after) if before or after else None
