@@ -39,7 +39,7 @@ _TOP = ("listen", "home", "database", "upstreams", "tasks", "keys", "admin", "li
 _UPSTREAM = ("base_url", "kind", "api_key", "connect_timeout_s", "timeout_s", "retries", "fallbacks")
 _TASK = (
     "match", "input", "label", "upstream", "teacher", "target", "delta", "audit_rate", "mode", "share", "embedder",
-    "on_upstream_down", "capture", "redact", "accept_unnamed",
+    "on_upstream_down", "capture", "redact",
 )  # fmt: skip
 _INPUT = ("from", "regex", "group", "json", "ignore", "history")
 
@@ -184,8 +184,6 @@ def _task(name: str, node: Node, upstreams: tuple[Upstream, ...]) -> TaskConfig:
     given |= {key: at[key].choice(get_args(words[key])) for key in words if key in at}
     if "redact" in at:
         given["redact"] = tuple(_pattern(item) for item in at["redact"].items())
-    if "accept_unnamed" in at:
-        given["accept_unnamed"] = at["accept_unnamed"].flag()
     return TaskConfig(name, _word(at, "upstream", known, known[0]), **given)
 
 

@@ -16,6 +16,7 @@ Groups compete for room as in Space-Saving (Metwally, Agrawal, El Abbadi 2005): 
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import json
 import math
@@ -95,7 +96,7 @@ class _Group:
         self.prefix = common_start(self.prefix, text)
         self.suffix = common_start(self.suffix[::-1], text[: -_TEMPLATE_MOST - 1 : -1])[::-1]
         self.shortest = min(self.shortest, len(text))
-        self._count_input(int(digest_of(text)[:16], 16))
+        self._count_input(_number(text))
         self._count_output(output)
 
     def distinct(self) -> float:
@@ -116,7 +117,7 @@ class _Group:
         if self.free:
             return
         short = output is not None and 0 < len(output) <= _LONGEST and "\n" not in output
-        digest = int(digest_of(output)[:16], 16) if output is not None and short else -1
+        digest = _number(output) if output is not None and short else -1
         self.n_outside += digest not in self.known
         if digest >= 0:
             self.outputs[digest] += 1
@@ -237,6 +238,10 @@ class Discovery:
                 text[:_TEMPLATE_MOST], text[-_TEMPLATE_MOST:], at, at,
             )  # fmt: skip
         group.add(call, selection, output, at, usage)
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
 def stored(home: str | Path) -> tuple[Proposal, ...]:

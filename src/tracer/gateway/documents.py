@@ -94,13 +94,6 @@ class Node:
             self.fail(f"must be one of {', '.join(allowed)}" + (f"; did you mean {near[0]!r}?" if near else ""))
         return value
 
-    def flag(self) -> bool:
-        """true or false."""
-        value = self._plain("true or false")
-        if value not in ("true", "false"):
-            self.fail("must be true or false")
-        return value == "true"
-
     def number(self, low: float, high: float, *, open_ends: bool = False) -> float:
         """A number in [low, high], or strictly between them."""
         value = self._decimal()
@@ -170,7 +163,8 @@ class Node:
         name = self.key.rpartition(".")[2]
         if hide or _SECRET_KEY.search(name) or (_SECRET_LIKE.search(value) and "${" not in value):
             return HIDDEN
-        written = value if self._node.style is None else repr(value)
+        value = "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
+        written = value if self._node.style is None else f"'{value}'"
         return written if len(written) <= _SHOWN else written[: _SHOWN - 3] + "..."
 
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from tracer.gateway import patterns
@@ -20,6 +21,9 @@ from tracer.gateway.settings import InputSelector
 
 CUT = "\x00"
 """Stands in the prompt where variable text was. A NUL that a caller sends is escaped, so that it stands for itself."""
+
+_CACHED = 32_768
+"""Longer prompts are digested each time: what callers send must not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,15 @@ def fingerprint(selection: Selection) -> str:
 
 def digest_of(text: str) -> str:
     """The digest of a part of a prompt, in which runs of white space count as one blank."""
+    return _short_digest(text) if len(text) <= _CACHED else _spaced(text)
+
+
+@lru_cache(maxsize=128)
+def _short_digest(text: str) -> str:
+    return _spaced(text)
+
+
+def _spaced(text: str) -> str:
     return _sha(" ".join(text.split()))
 
 
@@ -134,11 +147,21 @@ def _taken(value: Any, path: tuple[str, ...]) -> Any:
 
 
 def _schema_digest(call: Call) -> str:
-    schema = call.schema
+    if len(call.schema) <= _CACHED:
+        return _short_schema(call.schema, call.options)
+    return _schema(call.schema, call.options)
+
+
+@lru_cache(maxsize=128)
+def _short_schema(schema: str, options: tuple[str, ...] | None) -> str:
+    return _schema(schema, options)
+
+
+def _schema(schema: str, options: tuple[str, ...] | None) -> str:
     if schema:
         with suppress(ValueError, RecursionError):  # then it counts as it is written
             schema = json.dumps(json.loads(schema), sort_keys=True)
-    return _sha(json.dumps([schema, call.options]))
+    return _sha(json.dumps([schema, options]))
 
 
 def _escaped(text: str) -> str:

@@ -66,8 +66,7 @@ class TaskConfig:
     It is matched by ``models`` (aliases that no other traffic uses: whatever comes under one is taken for the task), by
     the header ``x-tracer-task: <name>``, or by ``fingerprints``. ``labels``, where declared, are all there are.
     ``label_field`` is the path of the label in a JSON answer that names it by no schema. ``teacher`` is the model that
-    the upstream is asked for in place of the alias. ``accept_unnamed`` lets a policy answer whose traces named no
-    prompt or no teacher, as those of an imported log.
+    the upstream is asked for in place of the alias.
     """
 
     name: str
@@ -87,7 +86,6 @@ class TaskConfig:
     on_upstream_down: WhenDown = "error"
     capture: Capture = "full"
     redact: tuple[str, ...] = ()
-    accept_unnamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

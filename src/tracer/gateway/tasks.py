@@ -53,7 +53,7 @@ class TaskSet:
             if selection is None:
                 continue
             prompt, teacher = fingerprint(selection), task.teacher or call.model
-            known = _known(task, teacher, prompt, accepted.get(task.name, ()))
+            known = _known(teacher, prompt, accepted.get(task.name, ()))
             return Match(task, selection.text, teacher, prompt, known)
         return None
 
@@ -70,6 +70,6 @@ class TaskSet:
                 yield found
 
 
-def _known(task: TaskConfig, teacher: str, prompt: str, accepted: Collection[tuple[str | None, str | None]]) -> bool:
-    unnamed = (None,) if task.accept_unnamed else ()
-    return any(t in (teacher, *unnamed) and p in (prompt, *unnamed) for t, p in accepted)
+def _known(teacher: str, prompt: str, accepted: Collection[tuple[str | None, str | None]]) -> bool:
+    """Whether a policy of these labels may answer. What is not named, as in an imported log, contradicts nothing."""
+    return any(t in (None, teacher) and p in (None, prompt) for t, p in accepted)
