@@ -20,7 +20,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("policies",),
     ("pipeline", "serving", "monitoring", "explanations"),
     ("flywheel", "backtesting", "reporting", "scale", "data"),
-    ("gateway", "cli"),
+    ("gateway",),
+    ("cli",),
 )
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = [{"types", "config", "cost"}]

@@ -1,1 +1,1 @@
-"""Floor 8: an HTTP gateway where the LLM endpoint was."""
+"""The gateway: an HTTP endpoint that stands where the LLM stood."""

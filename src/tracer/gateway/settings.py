@@ -1,0 +1,149 @@
+"""What ``tracer.yaml`` says, as frozen dataclasses. ``config.load`` reads and checks them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tracer.gateway.credentials import HIDDEN, KeyHash, Secret
+
+UpstreamKind = Literal["openai", "anthropic", "decisions", "systemone"]
+Mode = Literal["observe", "shadow", "canary", "live"]
+WhenDown = Literal["error", "degraded"]
+Capture = Literal["full", "hash", "off"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+History = Literal["prompt", "ignore"]
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where the gateway listens."""
+
+    host: str = "127.0.0.1"
+    port: int = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """An endpoint that answers what no policy does. ``fallbacks`` are names of others, tried in this order.
+
+    ``timeout_s`` is the longest silence, not the whole answer; ``retries`` are tried before the first byte only.
+    """
+
+    name: str
+    base_url: str
+    kind: UpstreamKind = "openai"
+    api_key: Secret | None = None
+    connect_timeout_s: float = 5.0
+    timeout_s: float = 60.0
+    retries: int = 2
+    fallbacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InputSelector:
+    """Where the variable text of a call is: by default the whole last user message.
+
+    ``regex`` (RE2) searches the last user message, or the system prompt where ``source`` says so; ``group`` is the
+    text. What its other groups match is variable too and is no part of the prompt: write ``(?:...)`` for groups that
+    are. ``json`` is the path of the text in a user message that is a JSON object or list; the fields at the ``ignore``
+    paths are no part of the prompt, all others are. ``history`` says whether earlier messages are part of it.
+    """
+
+    source: Literal["user", "system"] = "user"
+    regex: str | None = None
+    group: str | int = 1
+    json: tuple[str, ...] | None = None
+    ignore: tuple[tuple[str, ...], ...] = ()
+    history: History = "prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskConfig:
+    """A classification task, whose home folder is ``home/tasks/<name>``.
+
+    It is matched by ``models`` (aliases that no other traffic uses: whatever comes under one is taken for the task), by
+    the header ``x-tracer-task: <name>``, or by ``fingerprints``. ``labels``, where declared, are all there are.
+    ``label_field`` is the path of the label in a JSON answer that names it by no schema. ``teacher`` is the model that
+    the upstream is asked for in place of the alias.
+    """
+
+    name: str
+    upstream: str
+    models: tuple[str, ...] = ()
+    fingerprints: tuple[str, ...] = ()
+    input: InputSelector = field(default_factory=InputSelector)
+    labels: tuple[str, ...] | None = None
+    label_field: tuple[str, ...] | None = None
+    teacher: str | None = None
+    target: float = 0.95
+    delta: float = 0.05
+    audit_rate: float = 0.02
+    mode: Mode = "observe"
+    share: float = 1.0
+    embedder: str | None = None
+    on_upstream_down: WhenDown = "error"
+    capture: Capture = "full"
+    redact: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key of the gateway, by its digest. ``tasks`` None is all, and traffic of no task."""
+
+    name: str
+    digest: KeyHash
+    tasks: tuple[str, ...] | None = None
+    requests_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what one gateway takes: bytes of a body, requests a second of all keys together, traces that wait."""
+
+    body_bytes: int = 4 << 20
+    requests_per_s: float | None = None
+    queue: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """All of ``tracer.yaml``. ``database`` None is SQLite in each task's home.
+
+    The first upstream is the default one. No ``repr`` and no ``redacted`` shows a secret.
+    """
+
+    listen: Listen
+    home: Path
+    database: Secret | None
+    upstreams: tuple[Upstream, ...]
+    tasks: tuple[TaskConfig, ...] = ()
+    keys: tuple[Key, ...] = ()
+    admin: KeyHash | None = None
+    limits: Limits = field(default_factory=Limits)
+    log_level: LogLevel = "info"
+
+    def task_home(self, task: str) -> Path:
+        """The home folder of a task."""
+        return self.home / "tasks" / task
+
+    def upstream(self, name: str) -> Upstream:
+        """An upstream by name; a KeyError for one that there is not."""
+        return {known.name: known for known in self.upstreams}[name]
+
+    def redacted(self) -> dict[str, Any]:
+        """The settings in force as JSON-ready values, each secret as ``***``."""
+        return {name: _plain(getattr(self, name)) for name in self.__slots__}
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Secret | KeyHash):
+        return HIDDEN
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    return value
