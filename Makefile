@@ -39,7 +39,8 @@ $(BROWSER_STAMP): pyproject.toml
 demo: $(STAMP)  ## Fit, certify and route real LLM-labelled messages
 	$(BIN)/tracer demo
 
-test: $(STAMP)  ## The default test suite
+test: $(STAMP)  ## The default test suite (installs Debian's postgresql where it is missing and may)
+	@scripts/ensure-postgres
 	$(BIN)/python -m pytest
 
 test-slow: $(STAMP)  ## Monte-Carlo tests of the guarantee, minutes
