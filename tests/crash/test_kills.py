@@ -18,6 +18,7 @@ import pytest
 
 from tests.crash.conftest import PERSON, Bases, Driver, State, Where, check_sound, no_bytes_of, state_of, stored
 from tracer import flywheel
+from tracer.policies.registry import PolicyRegistry
 from tracer.types import Dataset
 
 ACTIVATED = [
@@ -95,19 +96,27 @@ OPERATIONS = {
 }  # fmt: skip
 
 CASES = [
-    pytest.param(
-        name, backend, id=f"{name}, {backend}",
-        marks=[pytest.mark.slow] if one.slow or (backend == "postgresql" and one.do != "update") else [],
-    )
+    pytest.param(name, backend, False, id=f"{name}, {backend}", marks=[pytest.mark.slow] if one.slow else [])
     for name, one in OPERATIONS.items()
     for backend in ("sqlite", "postgresql")
-]  # fmt: skip
+    if backend == "sqlite" or one.slow
+] + [
+    pytest.param("update that promotes", "postgresql", True, id="update that promotes, postgresql, in short"),
+    *(
+        pytest.param(name, "postgresql", False, id=f"{name}, postgresql", marks=pytest.mark.slow)
+        for name, one in OPERATIONS.items()
+        if not one.slow
+    ),
+]
+IN_SHORT = ("store.appending", "attempt.begun", "update.policies-saved", "update.decided", "activate.pointer-written")
+"""Where the database or the decision is half done; the full list is for the slow tests."""
 
 
-@pytest.mark.parametrize(("name", "backend"), CASES)
+@pytest.mark.parametrize(("name", "backend", "in_short"), CASES)
 def test_killed_at_each_step(
     name: str,
     backend: str,
+    in_short: bool,
     bases: Bases,
     driver: Driver,
     messages: Dataset,
@@ -124,10 +133,12 @@ def test_killed_at_each_step(
         done = driver.run(one.do, where, **job)
         assert "error" not in done, done
         after, wanted = Seen.of(where, texts, monkeypatch), state_of(where, monkeypatch)
+        events = _events(where)
     names = [re.sub(r"\d+(-\d+)*", "N", step) for step in done["steps"]]
     assert set(names) == set(one.steps), "a step was added or went away"
     finished = names.index(one.decided) if one.decided else len(names)
-    for index in sorted({i for step in one.steps for i in (names.index(step), _last(names, step))}):
+    killing = IN_SHORT if in_short else one.steps
+    for index in sorted({i for step in killing for i in (names.index(step), _last(names, step))}):
         with bases.copy(one.base, backend, tmp_path, f"killed-{index}") as where:
             killed = driver.run(one.do, where, kill_at=index, **job)
             assert killed == {"killed": 9}, (names[index], killed)
@@ -139,6 +150,8 @@ def test_killed_at_each_step(
             assert all(left.attempts[line] >= n for line, n in before.attempts.items()), told
             again = driver.run(one.do, where, **job) if index < finished else driver.run("nothing", where)
             assert "error" not in again, (told, again)
+            if name == "alarm":
+                assert again["value"] == ["alarm"], f"{told}: the operator must hear of it"
             cleared = driver.run("nothing", where)
             assert "error" not in cleared, (told, cleared)
             found = state_of(where, monkeypatch)
@@ -149,6 +162,7 @@ def test_killed_at_each_step(
                 assert found.line[1] == wanted.line[1] + 1, told
                 assert _matters(found) == _matters(wanted), told
             assert [p.name for p in where.home.rglob(".*-*")] == [], told
+            assert _events(where) >= events, told
             if one.do == "forget":
                 no_bytes_of(where, PERSON)
 
@@ -168,6 +182,10 @@ class Seen:
         assert len({trace[1] for trace in traces}) == len(traces)
         lines = settings.lines if settings is not None else ()
         return cls(check_sound(where, texts), traces, {line.number: line.attempts for line in lines})
+
+
+def _events(where: Where) -> set[str]:
+    return {event.event for event in PolicyRegistry(where.home).history()}
 
 
 def _last(names: Sequence[str], name: str) -> int:

@@ -60,9 +60,11 @@ class Settings:
     """``settings.json``: the config and the embedder's name for the next update, the store, and the policy lines.
 
     The last line is the one in force. ``store_id`` tells another database under the same URL. ``pending`` is a version
-    that was decided for and is not yet known to be active: whoever comes next finishes that. ``refit`` says why one is
-    wanted before its time, empty where none is. ``tainted`` versions learned from traces that were forgotten since:
-    they are removed once they are not in force. ``calm_rate`` is the audit rate to go back to after a warning.
+    that was decided for and is not yet known to be active: whoever comes next finishes that, and writes the history's
+    line of it, ``event`` and ``note``. ``untold`` is a demotion that was finished so: the loop tells the operator.
+    ``refit`` says why one is wanted before its time, empty where none is. ``tainted`` versions learned from traces that
+    were forgotten since: they are removed once they are not in force. ``calm_rate`` is the audit rate to go back to
+    after a warning.
     """
 
     config: FitConfig
@@ -72,6 +74,9 @@ class Settings:
     store_id: str = ""
     task: str = "default"
     pending: str | None = None
+    event: str = ""
+    note: str = ""
+    untold: str = ""
     refit: str = ""
     challenger: Challenger | None = None
     tainted: tuple[str, ...] = ()
@@ -105,6 +110,8 @@ class Settings:
         content = {
             "config": self.config.as_dict(), "embedder": self.embedder, "lines": lines,
             "store": self.store, "store_id": self.store_id, "task": self.task, "pending": self.pending,
+            "event": self.event if self.pending is not None else "",
+            "note": self.note if self.pending is not None else "", "untold": self.untold,
             "refit": self.refit, "challenger": None if self.challenger is None else asdict(self.challenger),
             "tainted": list(self.tainted), "calm_rate": self.calm_rate,
         }  # fmt: skip
@@ -122,6 +129,7 @@ class Settings:
             return cls(
                 FitConfig.from_dict(content["config"]), content["embedder"], lines,
                 content["store"], str(content["store_id"]), str(content["task"]), content["pending"],
+                str(content.get("event", "")), str(content.get("note", "")), str(content.get("untold", "")),
                 str(content["refit"]), None if content["challenger"] is None else Challenger(**content["challenger"]),
                 tuple(content["tainted"]), content["calm_rate"],
             )  # fmt: skip

@@ -94,8 +94,13 @@ def watch(
         with store_of(home, settings) as store:
             view = _look(home, settings, store, config or MonitorConfig())
             _remember(home, view)
+            late = (Notice("alarm", settings.untold),) if settings.untold else ()
+            if late:  # the process that demoted died before it could tell
+                replace(settings, untold="").write(home)
+                view = replace(view, settings=replace(settings, untold=""))
             acting = _Acting(home, store, PolicyRegistry(home), view, embedder, now)
-            return view, tuple(notice for notice in (acting.on_status(), acting.on_challenger()) if notice is not None)
+            acted = (acting.on_status(), acting.on_challenger())
+            return view, (*late, *(notice for notice in acted if notice is not None))
 
 
 def _look(home: Path, settings: Settings, store: TraceStore, config: MonitorConfig) -> View:
@@ -211,7 +216,13 @@ class _Acting:
         storage.step("demote.saved")
         message = f"policy {policy.version} breaks its promise: {_told(monitor)}. {_now_answers(target)}"
         line = replace(self.view.settings.line, watched=self.view.through)
-        after = replace(self.view.settings.with_line(line), pending=target or TEACHER, refit="an alarm")
+        after = replace(
+            self.view.settings.with_line(line),
+            pending=target or TEACHER,
+            event="demote",
+            note=message,
+            refit="an alarm",
+        )
         after.write(self.home)
         storage.step("demote.decided")
         (self.home / STATE).unlink(missing_ok=True)
@@ -245,7 +256,7 @@ class _Acting:
         storage.step("promotion.saved")
         message = f"policy {policy.version} is certified by audits as {version}: {certificate.statement()}"
         line = replace(settings.line, decided=max(settings.line.decided, audits[found.index][0]))
-        after = replace(settings.with_line(line), challenger=None, pending=version)
+        after = replace(settings.with_line(line), challenger=None, pending=version, event="promote", note=message)
         after.write(self.home)
         storage.step("promotion.decided")
         self.registry.activate(version, event="promote", note=message, now=self.now)
