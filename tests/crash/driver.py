@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -124,10 +125,8 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
             Path(job["paused"]).touch()
             _wait_for(Path(job["go"]))
         if name == job.get("limit_at"):
-            import resource
-
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], resource.RLIM_INFINITY))
 
     storage.on_step = on_step
     os.environ.pop(homes.DATABASE_URL, None)
@@ -147,7 +146,9 @@ def main() -> None:
         answer = Path(job["answer"])
         child = os.fork()
         if not child:
-            answer.write_text(json.dumps(_run(job)))
+            done = json.dumps(_run(job))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            answer.write_text(done)
             os._exit(0)
         (answer.parent / f"{answer.name}.pid").write_text(str(child))
         _, status = os.waitpid(child, 0)
