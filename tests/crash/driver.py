@@ -78,9 +78,10 @@ def _remove(home: Path, job: dict[str, Any]) -> object:
 
 
 def _nothing(home: Path, _job: dict[str, Any]) -> object:
-    """What the next fit does first: finish what was decided, and clear up."""
+    """What the next fit does first: finish what was decided, clear up, and read the traces."""
     with homes.fitting(home):
-        return None
+        settings = flywheel.Settings.read(home)
+        return None if settings is None else len(homes.stored_traces(home, settings))
 
 
 def _append(home: Path, job: dict[str, Any]) -> object:

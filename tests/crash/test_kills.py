@@ -162,7 +162,8 @@ def test_killed_at_each_step(
                 assert found.line[1] == wanted.line[1] + 1, told
                 assert _matters(found) == _matters(wanted), told
             assert [p.name for p in where.home.rglob(".*-*")] == [], told
-            assert _events(where) >= events, told
+            # Of a forgetting the line comes last of all: a call that finds nothing left does not write it again.
+            assert _events(where) >= events - {"forget"}, told
             if one.do == "forget":
                 no_bytes_of(where, PERSON)
 
