@@ -23,7 +23,8 @@ from tracer.policies.registry import PolicyRegistry
 def paused(driver: Driver, where: Where, step: str, **job: Any) -> Iterator[dict[str, Any]]:
     """An update that waits at a step while the block runs; afterwards the dictionary holds its answer."""
     at, go = where.home.parent / "paused", where.home.parent / "go"
-    answer, done = driver.start("update", where, pause_at=step, paused=str(at), go=str(go), **job), {}
+    answer = driver.start("update", where, pause_at=step, paused=str(at), go=str(go), **job)
+    done: dict[str, Any] = {}
     try:
         wait_for(at)
         yield done
