@@ -226,6 +226,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory, server: str, messages: Datas
             two = base("two", backend, "one")
             done = driver.run("update", two, log=bases.log("more"))
             assert done["value"]["action"] == "promote", done
+        patch.undo()  # other tests of the session know nothing of it
         yield bases
 
 
