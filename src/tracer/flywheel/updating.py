@@ -156,7 +156,7 @@ def _on_its_line(
         statement = change_statement(settings.line, line)
         log.warning("%s", statement)
         line = replace(line, watched=store.through())
-        changed = replace(current.with_line(line), challenger=None, pending=TEACHER)
+        changed = replace(current.with_line(line), challenger=None, pending=TEACHER, event="new line", note=statement)
         changed.write(home)
         storage.step("update.line-decided")
         registry = PolicyRegistry(home)
@@ -282,6 +282,7 @@ class _Job:
         storage.step("update.policies-saved")
         after = replace(
             current.with_line(line), embedder=spec, pending=target or TEACHER, challenger=challenger,
+            event=decision.action, note=decision.reason,
             refit="" if current.refit == self.settings.refit else current.refit,
         )  # fmt: skip
         after.write(self.home)

@@ -95,8 +95,13 @@ def watch(
         with store_of(home, settings) as store:
             view = _look(home, settings, store, config or MonitorConfig())
             _remember(home, view)
+            late = (Notice("alarm", settings.untold),) if settings.untold else ()
+            if late:  # the process that demoted died before it could tell
+                replace(settings, untold="").write(home)
+                view = replace(view, settings=replace(settings, untold=""))
             acting = _Acting(home, store, PolicyRegistry(home), view, embedder, now)
-            return view, tuple(notice for notice in (acting.on_status(), acting.on_challenger()) if notice is not None)
+            acted = (acting.on_status(), acting.on_challenger())
+            return view, (*late, *(notice for notice in acted if notice is not None))
 
 
 def _look(home: Path, settings: Settings, store: TraceStore, config: MonitorConfig) -> View:
@@ -233,7 +238,8 @@ class _Acting:
         gone = tuple(dict.fromkeys((*settings.line.demoted, *_names(policy))))
         line = replace(settings.line, watched=self.view.through, demoted=gone)
         refit = f"an alarm at trace {self.view.through:,}"
-        after = replace(settings.with_line(line), pending=target or TEACHER, refit=refit)
+        pending = target or TEACHER
+        after = replace(settings.with_line(line), pending=pending, event="demote", note=message, refit=refit)
         after.write(self.home)
         storage.step("demote.decided")
         (self.home / STATE).unlink(missing_ok=True)
@@ -274,7 +280,7 @@ class _Acting:
         storage.step("promotion.saved")
         message = f"policy {policy.version} is certified by audits as {version}: {certificate.statement()}"
         line = replace(settings.line, decided=max(settings.line.decided, audits[found.index][0]))
-        after = replace(settings.with_line(line), challenger=None, pending=version)
+        after = replace(settings.with_line(line), challenger=None, pending=version, event="promote", note=message)
         after.write(self.home)
         storage.step("promotion.decided")
         self.registry.activate(version, event="promote", note=message, now=self.now)
