@@ -82,18 +82,25 @@ def _weighted(rng: np.random.Generator, rows: Any, weights: Any, n: int) -> Any:
 def drifting(folder: Path, cells: Cells, n_lives: int, *, quick: bool) -> dict[str, Any]:
     """Every scenario on both intent sets."""
     out: dict[str, Any] = {}
-    shape = (500, 60, 1000, 12, 4) if quick else None
+    pools = {}
     for name in ("banking77", "clinc150"):
-        files, target, n_truth, a_day = SETS[name]
-        pool = load_pool(folder, name, files, QUICK_ROWS if quick else None)
-        n_truth, a_day, log, days, change = shape or (n_truth, a_day, LOG, DAYS, CHANGE)
-        out[name] = {"target": target, "a_day": a_day, "change": change, "scenarios": {}}
-        for seed in range(n_lives):
+        files, target, _, a_day = SETS[name]
+        pools[name] = load_pool(folder, name, files, QUICK_ROWS if quick else None)
+        out[name] = {
+            "target": target,
+            "a_day": 60 if quick else a_day,
+            "change": 4 if quick else CHANGE,
+            "scenarios": {},
+        }
+    for seed in range(n_lives):
+        for name, pool in pools.items():
+            target, a_day, change = (out[name][key] for key in ("target", "a_day", "change"))
+            n_truth, log, days = (500, 1000, 12) if quick else (SETS[name][2], LOG, DAYS)
             for what in SCENARIOS:
                 stream = scenario(pool, what, seed, n_truth, a_day, log, days, change)
                 for arm in ARMS:
                     key = f"{pool.digest} {name} {what} {arm.name} {seed}"
-                    found = cells.get(key, lambda: live(pool, stream, arm, config_for(target), seed, ticks=4))  # noqa: B023
+                    found = cells.get(key, lambda: live(pool, stream, arm, config_for(target), seed))  # noqa: B023
                     out[name]["scenarios"].setdefault(what, {}).setdefault(arm.name, []).append(found)
             print(f"{name}: life {seed}", flush=True)
     return out
@@ -201,7 +208,7 @@ _HEAD = """## Drift, false alarms and delays
 The lives of the section before ({log:,} traces, then {days} days), and something changes at the start of day {change}: a share
 of 0.15 of the labels appears for the first time (*new classes*); labels are reweighted over a factor of 16 (*another mix*);
 the teacher no longer tells a fifth of the labels from another one, its traces saying nothing of it (*unsaid*) or carrying
-another `prompt` (*said*). The home is watched four times a day. Delays are counted from the change: medians over lives, and
+another `prompt` (*said*). The home is watched twice a day. Delays are counted from the change: medians over lives, and
 in brackets how many lives had the event. *Days below*: after the change, on which the policy in force agreed on less than
 the target of the new truth, as counted; *restored*: first day from which on some policy is in force and keeps it."""
 

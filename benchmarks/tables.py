@@ -170,6 +170,7 @@ def main() -> None:
     PAGE.write_text(page(results), encoding="utf-8")
     README.write_text(with_summary(README.read_text(encoding="utf-8"), results), encoding="utf-8")
     figures.draw(results)
+    figures.draw_flywheel(results)
     print(f"wrote {PAGE}, {README.name} and the figures")
 
 

@@ -52,4 +52,4 @@ def test_a_line_that_has_too_little_to_learn_from_stays_the_line(home: Path, mes
         assert settings is not None
         assert settings.line.number == 2
         assert PolicyRegistry(home).active_version() is None
-    assert "prompt" not in running.due(home, settings).reason
+        assert "prompt" not in running.due(home, settings).reason
