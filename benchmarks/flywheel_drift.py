@@ -243,13 +243,13 @@ def _table(found: Mapping[str, Any]) -> str:
             served, wrong = (sum(s[key] for s in stories) for key in ("served", "wrong"))
             restored = [s["restored"] for s in stories if s["restored"] is not None]
             rows.append([
-                what, arm, _median(stories, "warned", "requests", "audits"),
+                what, arm, len(runs), _median(stories, "warned", "requests", "audits"),
                 _median(stories, "alarm", "requests", "audits"), _median(stories, "alarm", "wrong"),
                 f"{np.mean([s['below'] for s in stories]):.1f}", f"{np.mean([s['teacher'] for s in stories]):.1f}",
                 f"{np.median(restored):.0f} ({len(restored)})" if restored else "- (0)",
                 f"{1 - wrong / served:.3f}" if served else "-", f"{np.mean(last):.3f}", f"{k / n:.3f}" if n else "-",
             ])  # fmt: skip
-    head = ["change", f"labels ({len(runs)} lives)", "first warning: requests / audits", "alarm: requests / audits",
+    head = ["change", "labels", "lives", "first warning: requests / audits", "alarm: requests / audits",
             "wrong answers until then", "days below", "days with the teacher alone", "restored, day", "agreement served since",
             "coverage at the end", "agreement at the end"]  # fmt: skip
     return table(head, rows)

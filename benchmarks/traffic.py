@@ -141,7 +141,9 @@ class Life:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"days": self.days, "versions": self.versions, "events": self.events, **self.facts}
+        # Messages name labels and versions, and are long: who reads the results needs the counts.
+        events = [event[:-1] for event in self.events]
+        return {"days": self.days, "versions": self.versions, "events": events, **self.facts}
 
 
 def live(
