@@ -232,9 +232,10 @@ def bases(tmp_path_factory: pytest.TempPathFactory, server: str, messages: Datas
 
 def _alarmed(where: Where, audits: Dataset) -> None:
     """Audits that all contradict the policy in force came in."""
-    decided = PolicyRegistry(where.home).load().decide(audits.texts, None, None)
+    policy = PolicyRegistry(where.home).load()
+    decided, barely = policy.decide(audits.texts, None, None), policy.threshold
     wrong = [
-        replace(t, label=next(n for n in audits.space.names if n != label), seen=Seen("v0001", label, True, 0.99))
+        replace(t, label=next(n for n in audits.space.names if n != label), seen=Seen("v0001", label, True, barely))
         for t, label in zip(traces_of(audits, origin="audit"), decided.labels, strict=True)
     ]
     with store_of(where.home, flywheel.Settings.read(where.home)) as store:

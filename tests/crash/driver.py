@@ -22,7 +22,7 @@ from typing import Any
 
 from tracer import flywheel, storage
 from tracer.config import FitConfig
-from tracer.flywheel import forgetting, homes, watching
+from tracer.flywheel import forgetting, homes, switching, watching
 from tracer.policies.registry import PolicyRegistry
 from tracer.serving.recorder import BatchRecorder
 from tracer.types import Trace
@@ -61,14 +61,12 @@ def _forget(home: Path, job: dict[str, Any]) -> object:
 
 
 def _activate(home: Path, job: dict[str, Any]) -> object:
-    with homes.locked(home):
-        PolicyRegistry(home).activate(job["version"], now=NOW)
+    switching.promote(home, job["version"], now=NOW)
     return None
 
 
 def _rollback(home: Path, _job: dict[str, Any]) -> object:
-    with homes.locked(home):
-        return PolicyRegistry(home).rollback(now=NOW)
+    return switching.roll_back(home, now=NOW)
 
 
 def _remove(home: Path, job: dict[str, Any]) -> object:

@@ -28,6 +28,7 @@ ACTIVATED = [
     "history.line-written",
     "activate.recorded",
 ]
+SWITCHED = ["beside:settings.json", "switch.decided", *ACTIVATED, "switch.activated"]
 STORED = ["store.appending", "update.traces-stored", "beside:rows-N", "beside:settings.json", "attempt.begun"]
 DECIDED = ["update.policies-saved", "update.decided", "update.activated", "beside:training.safetensors"]
 
@@ -79,7 +80,7 @@ OPERATIONS = {
     ),
     "promotion of a challenger": Operation(
         "challenged", "watch", {},
-        ["beside:vN", "promotion.saved", "beside:settings.json", "promotion.decided", *ACTIVATED,
+        ["beside:rows-N", "beside:vN", "promotion.saved", "beside:settings.json", "promotion.decided", *ACTIVATED,
          "promotion.activated"],
     ),
     "forgetting": Operation(
@@ -88,8 +89,8 @@ OPERATIONS = {
          "remove.renamed", "beside:settings.json", "forget.versions-removed", "store.rows-removing",
          "store.rows-removed", "store.copy-dropped"],
     ),
-    "activating": Operation("two", "activate", {"version": "v0001"}, ACTIVATED),
-    "rolling back": Operation("two", "rollback", {}, ACTIVATED, "activate.pointer-written"),
+    "promoting by hand": Operation("two", "activate", {"version": "v0001"}, SWITCHED, "switch.decided"),
+    "rolling back": Operation("two", "rollback", {}, SWITCHED, "switch.decided"),
     "removing": Operation(
         "two", "remove", {"version": "v0001"}, ["history.line-written", "remove.recorded", "remove.renamed"]
     ),
