@@ -8,8 +8,8 @@ BROWSER_VENV := .venv-browser
 BROWSER_STAMP := $(BROWSER_VENV)/.installed
 PEER_VENV := .venv-peer
 PEER_STAMP := $(PEER_VENV)/.installed
-BENCHMARKS := protocol refusals guarantee resplits hard_tasks core growth ablations artefacts speed_fit speed_growth \
-  speed_serving speed_encoder
+BENCHMARKS := protocol refusals guarantee resplits hard_tasks core growth ablations artefacts flywheel_loop \
+  flywheel_drift speed_fit speed_growth speed_serving speed_encoder flywheel_update
 
 .PHONY: help demo test test-slow test-encoder test-browser lint types format bench bench-quick peer clean
 
@@ -39,7 +39,8 @@ $(BROWSER_STAMP): pyproject.toml
 demo: $(STAMP)  ## Fit, certify and route real LLM-labelled messages
 	$(BIN)/tracer demo
 
-test: $(STAMP)  ## The default test suite
+test: $(STAMP)  ## The default test suite (installs Debian's postgresql where it is missing and may)
+	@scripts/ensure-postgres
 	$(BIN)/python -m pytest
 
 test-slow: $(STAMP)  ## Monte-Carlo tests of the guarantee, minutes

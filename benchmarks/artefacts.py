@@ -29,7 +29,7 @@ def measure(data: Path, name: str, target: float, reports: Path | None, *, quick
     """Fit, build the artefacts of the policy or of the best candidate of a refusal, and count."""
     task = load_task(data, name, group_by=premise if name == "nli" else None, limit=QUICK_ROWS if quick else None)
     traces = draw(task.train, len(task.train), 0)
-    config = FitConfig(targets=(target,))
+    config = FitConfig(targets=(target,), ledger="promotion")
     began = time.perf_counter()
     verdict = pipeline.fit(traces, config, encodings=task.encodings)
     fitted = time.perf_counter()

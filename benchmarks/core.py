@@ -104,7 +104,10 @@ def measure(task: Task, few: int, *, quick: bool) -> dict[str, Any]:
     def get(label: str, n: int, seed: int, **settings: Any) -> dict[str, Any]:
         row: dict[str, Any] = cells.get(
             f"{label} {n} {seed}",
-            lambda: one(task, draw(task.train, n, seed), FitConfig.from_dict(settings)) | {"seed": seed},
+            lambda: (
+                one(task, draw(task.train, n, seed), FitConfig.from_dict({"ledger": "promotion"} | settings))
+                | {"seed": seed}
+            ),
         )
         show(f"{task.name} {label}, {n} traces, seed {seed}", row)
         return row

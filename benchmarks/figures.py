@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import flywheel_loop
 from benchmarks.common import TITLES
 from benchmarks.protocol import PUBLISHED
 
 FOLDER = Path(__file__).parent.parent / "docs" / "figures"
 COVERAGE = FOLDER / "coverage.svg"
+FLYWHEEL = FOLDER / "flywheel.svg"
 
 _HINDSIGHT = "Tracer's own score, hindsight"
 _STYLES = {
@@ -67,13 +69,69 @@ def _point(target: float, counts: dict[str, Any] | None) -> tuple[float, float, 
 
 def digest(series: dict[str, Series]) -> str:
     """What a coverage figure is known by."""
-    return hashlib.sha256(json.dumps(series, sort_keys=True).encode()).hexdigest()[:16]
+    return _digest_of(series)
+
+
+def flywheel_digest(results: Mapping[str, dict[str, Any]]) -> str:
+    """What the flywheel figure is known by."""
+    return _digest_of(flywheel_points(results))
+
+
+def _digest_of(points: object) -> str:
+    return hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def coverage_points(results: Mapping[str, dict[str, Any]]) -> dict[str, Series]:
     """The coverage figure's points by data set."""
     names = [name for name in TITLES if f"protocol_{name}" in results]
     return {name: coverage_series(results[f"protocol_{name}"]) for name in names}
+
+
+def flywheel_points(results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """The flywheel figure's points: by data set and arm, the mean coverage over lives at the end of each day."""
+    found = results.get("flywheel_loop", {"real": {}})["real"]
+    return {
+        flywheel_loop.TITLES[name]: {
+            arm: [
+                round(sum(flywheel_loop.coverage(life, day) for life in lives) / len(lives), 4)
+                for day in range(len(lives[0]["days"]["asked"]))
+            ]
+            for arm, lives in content["arms"].items()
+        }
+        for name, content in found.items()
+    }
+
+
+def draw_flywheel(results: Mapping[str, dict[str, Any]]) -> None:
+    """Coverage of the truth by day. Needs matplotlib."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    points = flywheel_points(results)
+    if not points:
+        return
+    mpl.rcParams.update(
+        {"svg.hashsalt": "tracer", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+    )
+    colours = ("#0b6e4f", "#08a045", "#b23a48", "#666666")
+    lines = ("-", "--", "-", ":")
+    figure, axes = plt.subplots(1, len(points), figsize=(4.0 * len(points), 3.6), squeeze=False)
+    for axis, (title, arms) in zip(axes[0], points.items(), strict=True):
+        for (arm, values), colour, line in zip(arms.items(), colours, lines, strict=True):
+            axis.plot(range(1, len(values) + 1), values, line, color=colour, label=arm, linewidth=1.8)
+        axis.set_title(title)
+        axis.set_xlabel("day")
+        axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes[0][0].set_ylabel("coverage of the truth")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FLYWHEEL, metadata={"Date": None, "Description": _digest_of(points)})
+    plt.close(figure)
+    print(f"wrote {FLYWHEEL.relative_to(FOLDER.parent.parent)}")
 
 
 def draw(results: Mapping[str, dict[str, Any]]) -> None:

@@ -103,7 +103,9 @@ def seeds_for(n: int, n_source: int) -> range:
 
 def grown(pot: Pot, n: int, seed: int, target: float) -> dict[str, Any]:
     """One fit of ``n`` rows with all defaults; counts on the rows held out."""
-    verdict = pipeline.fit(draw(pot.source, n, seed), FitConfig(targets=(target,)), encodings=pot.encodings)
+    verdict = pipeline.fit(
+        draw(pot.source, n, seed), FitConfig(targets=(target,), ledger="promotion"), encodings=pot.encodings
+    )
     return {"n_shadow": verdict.report.n_shadow} | _counts(verdict, pot.held)
 
 

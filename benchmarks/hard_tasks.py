@@ -114,7 +114,7 @@ def hard_task(task: Task, targets: Sequence[float], cells: Cells) -> dict[str, A
 def fitted(task: Task, train: Dataset, target: float) -> dict[str, Any]:
     """Fit at one target with all defaults; counts on the test traces."""
     began = time.perf_counter()
-    verdict = pipeline.fit(train, FitConfig(targets=(target,)), encodings=task.encodings)
+    verdict = pipeline.fit(train, FitConfig(targets=(target,), ledger="promotion"), encodings=task.encodings)
     row: dict[str, Any] = {"target": target, "fit_s": round(time.perf_counter() - began, 2)}
     row |= {"n_shadow": verdict.report.n_shadow, "n_learned": verdict.report.n_train}
     if isinstance(verdict, Certified):
@@ -172,7 +172,7 @@ def ceiling(folder: Path, task: Task, train: Dataset) -> dict[str, Any]:
 
 def _asked(task: Task, train: Dataset, target: float, twice: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """What the surrogate that a target chooses answers, whether it would be handled or not."""
-    verdict = pipeline.fit(train, FitConfig(targets=(target,)), encodings=task.encodings)
+    verdict = pipeline.fit(train, FitConfig(targets=(target,), ledger="promotion"), encodings=task.encodings)
     policy = verdict.policy if isinstance(verdict, Certified) else verdict.best
     assert policy is not None
     answers = dict(zip(task.test.ids, policy.decide(task.test.texts, task.test.dense).labels, strict=True))
@@ -227,7 +227,7 @@ def intrusion(
 
     The cut of a cascade's first stage is chosen for the first target and kept.
     """
-    config = FitConfig(targets=_INTRUDER_TARGETS[:1], **settings)
+    config = FitConfig(targets=_INTRUDER_TARGETS[:1], ledger="promotion", **settings)
     shop = training.train(train, config, encodings=encodings if config.features != "lexical" else None)
     return [{"target": t} | intruded(certified(shop, config, t), inside, outside) for t in _INTRUDER_TARGETS]
 
@@ -298,7 +298,7 @@ def guards(part: Part, seed: int, *, n_rows: int | None) -> dict[str, Any]:
     cut = len(known) * 3 // 4
     fit, inside = dataset.take(known[:cut]), dataset.take(known[cut:])
     outside = dataset.take(np.flatnonzero(left_out))
-    config = FitConfig(novelty="off")
+    config = FitConfig(novelty="off", ledger="promotion")
     fit = fit.with_space(LabelSpace.observed(fit.labels))
     shop = training.train(fit, config, encodings=part.encodings)
     bench = _GuardBench(shop, inside, outside)

@@ -25,7 +25,7 @@ def main() -> None:
     train, _ = load_dataset(folder / "traces.jsonl")
     test, _ = load_dataset(folder / "test.jsonl")
     began = time.perf_counter()
-    verdict = pipeline.fit(train, FitConfig.from_dict({"targets": [0.95], "pool": pool}))
+    verdict = pipeline.fit(train, FitConfig.from_dict({"targets": [0.95], "pool": pool, "ledger": "promotion"}))
     fit_s = time.perf_counter() - began
     peak_mib = peak()
     out: dict[str, object] = {

@@ -85,7 +85,7 @@ def flywheel(task: Task, mode: str, target: float) -> list[dict[str, Any]]:
         for day, batch in enumerate(batches(task), 1):
             began = time.perf_counter()
             verdict = (
-                tracer.fit(batch, target=target, mode=mode, home=home, embedder=encoder())
+                tracer.fit(batch, target=target, mode=mode, home=home, embedder=encoder(), ledger="promotion")
                 if day == 1
                 else tracer.update(batch, home=home, embedder=encoder(), on_refusal=on_refusal)
             )

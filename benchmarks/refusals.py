@@ -51,7 +51,7 @@ def _gold(dataset: Dataset) -> Dataset:
 
 def one(task: Task, n: int, target: float, mode: str) -> dict[str, Any]:
     """One configuration: the verdict, and counts on the test traces where a policy was promoted."""
-    config = FitConfig.from_dict({"targets": [target], "mode": mode})
+    config = FitConfig.from_dict({"targets": [target], "mode": mode, "ledger": "promotion"})
     verdict = pipeline.fit(draw(task.train, n, SEED), config, encodings=task.encodings)
     if isinstance(verdict, Refused):
         return {"promoted": False, "statement": verdict.refusal.statement(), "test": None}

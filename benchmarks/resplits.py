@@ -87,7 +87,7 @@ class Setting:
     @property
     def config(self) -> FitConfig:
         """The fit that this cell is about."""
-        return FitConfig(targets=(self.target,), delta=self.delta, shadow_share=_SHADOW_SHARE)
+        return FitConfig(targets=(self.target,), delta=self.delta, shadow_share=_SHADOW_SHARE, ledger="promotion")
 
     @property
     def gate(self) -> GateRules:
@@ -128,7 +128,9 @@ class Bench:
     def __init__(self, source: Source, part: Part, seed: int) -> None:
         """Train as the product does; of the pool only its size is used until draws begin."""
         traces = common.draw(part.dataset, round(_PART * len(part.dataset)), seed)
-        self.shop = training.train(traces, FitConfig(shadow_share=_SHADOW_SHARE), encodings=part.encodings)
+        self.shop = training.train(
+            traces, FitConfig(shadow_share=_SHADOW_SHARE, ledger="promotion"), encodings=part.encodings
+        )
         self.pool = self.shop.dataset.take(self.shop.rooms.shadow)
         self._populations: dict[tuple[str, float], Population] = {}
         self._baselines = dict(self._train_baselines()) if source.intents else {}

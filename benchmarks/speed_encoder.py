@@ -135,7 +135,9 @@ def _cascade(task: Task, folder: Path, n: int) -> dict[str, Any] | None:
 
 def _deployed_cascade(task: Task) -> tuple[Policy, float] | None:
     for cost in ENCODER_COSTS:
-        verdict = pipeline.fit(task.train, FitConfig(targets=(TARGET,), encoder_cost=cost), encodings=task.encodings)
+        verdict = pipeline.fit(
+            task.train, FitConfig(targets=(TARGET,), encoder_cost=cost, ledger="promotion"), encodings=task.encodings
+        )
         if not isinstance(verdict, Refused) and verdict.policy.family == "cascade":
             return verdict.policy, cost
     return None
@@ -151,7 +153,7 @@ def _fits(task: Task, folder: Path) -> dict[str, Any]:
         ("float32", task.train, task.test, task.encodings),
         ("int8", train, test, encodings),
     ):
-        verdict = pipeline.fit(dataset, FitConfig(targets=(TARGET,)), encodings=known)
+        verdict = pipeline.fit(dataset, FitConfig(targets=(TARGET,), ledger="promotion"), encodings=known)
         out[name] = None if isinstance(verdict, Refused) else on_test(verdict.policy, tested)
     return out
 

@@ -1,4 +1,4 @@
-"""How time and memory grow with the traces, and what an update costs. The traces are drawn, and look like CLINC150.
+"""How time and memory grow with the traces. The traces are drawn, and look like CLINC150.
 
 Embeddings: each class a normal law around the mean of its CLINC150 embeddings, with the covariance that all classes
 share at twice the spread, scaled to unit length. Texts: words of the class's CLINC150 messages, drawn one by one. Each size runs in a
@@ -16,24 +16,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from benchmarks.common import QUICK_ROWS, Cells, arguments, footer, load_part, share, table, write_result
 from benchmarks.peer_fit import peak
-from tracer import flywheel, pipeline
+from tracer import pipeline
 from tracer.config import FitConfig
-from tracer.pipeline import Certified, Refused
+from tracer.pipeline import Refused
 from tracer.types import Dataset, EmbedderIdentity, Float32
 
-_T = TypeVar("_T")
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 QUICK_SIZES = (1_000, 4_000)
 TEXT_SIZES = (1_000, 10_000, 100_000)
-UPDATED, ADDED = 100_000, 1_000
+UPDATED = 100_000
+"""Traces that `flywheel_update` adds a hundredth to."""
 TARGET = 0.95
 _EMBEDDER = EmbedderIdentity("drawn", 384, "drawn")
 _CHUNK = 50_000
@@ -98,7 +98,7 @@ def measure_fit(world: World, n: int, *, texts: bool) -> dict[str, Any]:
     dataset = world.draw(n, 1, texts=texts)
     before_mib = peak()
     began = time.perf_counter()
-    verdict = pipeline.fit(dataset, FitConfig(targets=(TARGET,)))
+    verdict = pipeline.fit(dataset, FitConfig(targets=(TARGET,), ledger="promotion"))
     fit_s = time.perf_counter() - began
     report = verdict.report
     out: dict[str, Any] = {
@@ -117,56 +117,12 @@ def measure_fit(world: World, n: int, *, texts: bool) -> dict[str, Any]:
     return out
 
 
-def measure_update(world: World, n: int, added: int) -> dict[str, Any]:
-    """A fit and a refit with a hundredth more; once in memory, once in a home folder, disk included."""
-    config = FitConfig(targets=(TARGET,), shadow_share=0.2)
-    first, more = world.draw(n, 1, texts=True), world.draw(added, 2, texts=True, first=n)
-    both = _together(first, more)
-    before, fit_s = _timed(lambda: pipeline.refit(first, config))
-    after, refit_s = _timed(lambda: pipeline.refit(both, config, warm=before.warm))
-    with tempfile.TemporaryDirectory() as home:
-        _, home_fit_s = _timed(lambda: flywheel.fit(first, home=home, config=config))
-        _, home_update_s = _timed(lambda: flywheel.update(more, home=home))
-    verdicts = {"fit": before.verdict, "update": after.verdict}
-    return {
-        "n": n,
-        "added": added,
-        "fit_s": round(fit_s, 2),
-        "update_s": round(refit_s, 2),
-        "home_fit_s": round(home_fit_s, 2),
-        "home_update_s": round(home_update_s, 2),
-        "seconds": {k: {s: round(t, 2) for s, t in v.report.seconds.items()} for k, v in verdicts.items()},
-        "n_trainings": {k: v.report.n_trainings for k, v in verdicts.items()},
-        "coverage": {k: round(v.certificate.coverage, 4) for k, v in verdicts.items() if isinstance(v, Certified)},
-    }
-
-
-def _together(first: Dataset, more: Dataset) -> Dataset:
-    assert first.texts is not None
-    assert more.texts is not None
-    dense = None if first.dense is None or more.dense is None else np.concatenate([first.dense, more.dense])
-    return Dataset.from_columns(
-        [*first.labels, *more.labels], texts=[*first.texts, *more.texts], dense=dense, embedder=first.embedder,
-        ids=[*first.ids, *more.ids],
-    )  # fmt: skip
-
-
-def _timed(call: Callable[[], _T]) -> tuple[_T, float]:
-    began = time.perf_counter()
-    return call(), time.perf_counter() - began
-
-
 def main() -> None:
     """Each size in a process of its own."""
     given = arguments(__doc__ or "", _add)
     if given.one:
         world, what, n = World.load(Path(given.one[0])), given.one[1], int(given.one[2])
-        cell = (
-            measure_update(world, n, max(n // 100, 1))
-            if what == "update"
-            else measure_fit(world, n, texts=what == "both")
-        )
-        json.dump(cell, sys.stdout)
+        json.dump(measure_fit(world, n, texts=what == "both"), sys.stdout)
         return
     part = load_part(given.data / "clinc150" / "train.jsonl", limit=QUICK_ROWS if given.quick else None)
     cells = Cells("speed_growth", part.digest, revision=2, quick=given.quick)
@@ -198,14 +154,11 @@ def main() -> None:
             what: {n: cells.get(f"{what} {n}", lambda what=what, n=n: run(what, n)) for n in wanted if n <= max(sizes)}  # type: ignore[misc]
             for what, wanted in (("dense", sizes), ("both", TEXT_SIZES))
         }
-        n = max(QUICK_SIZES) if given.quick else UPDATED
-        update = cells.get(f"update {n}", lambda: run("update", n))
     content = {
         "digest": part.digest[:16],
         "seed": 1,
         "target": TARGET,
         "fits": {what: {str(n): cell for n, cell in found.items()} for what, found in fits.items()},
-        "update": update,
     }
     write_result("speed_growth", content, quick=given.quick)
 
@@ -239,9 +192,8 @@ def render(result: dict[str, Any]) -> str:
                     share(cell["n_agreed"], cell["n_handled"]) if cell["certified"] else "-",
                 )
             )
-    update = result["update"]
     head = ("features", "traces", "fit, s", "peak memory, MiB", "before the fit, MiB", "coverage", "agreement")
-    return f"""## Growth, and an update
+    return f"""## Growth
 
 Drawn traces of 150 classes that look like CLINC150: embeddings of 384 dimensions from its class means and shared
 covariance (at twice the spread, which leaves 4% of them ambiguous), words of its messages by class; seed {result["seed"]}, target {result["target"]}, lean pool, each size in a process of its own. No row is left
@@ -251,10 +203,6 @@ and agreement are those on the shadow traces.
 {table(head, rows)}
 
 Exponent of growth of the time (least squares on the logarithms): {", ".join(slopes)}.
-
-An update of {update["n"]:,} traces with {update["added"]:,} more (embeddings and texts), trained and certified in memory, took
-{update["update_s"]} s and the fit before it {update["fit_s"]} s: {update["update_s"] / update["fit_s"]:.3f} of it. With reading and writing the home folder, whose
-traces are still read and written whole: {update["home_update_s"]} s and {update["home_fit_s"]} s, {update["home_update_s"] / update["home_fit_s"]:.3f}.
 
 {footer(result)}
 """

@@ -48,7 +48,9 @@ _CHILD = (str(Path(__file__).with_name("one_start.py")),)
 
 def fitted(task: Task, **settings: Any) -> Policy:
     """A policy fitted on all training traces with these settings and all else by default."""
-    verdict = pipeline.fit(draw(task.train, len(task.train), 0), FitConfig(targets=(TARGET,), **settings))
+    verdict = pipeline.fit(
+        draw(task.train, len(task.train), 0), FitConfig(targets=(TARGET,), ledger="promotion", **settings)
+    )
     if isinstance(verdict, Refused):
         raise RuntimeError(f"refused: {verdict.refusal.statement()}")
     return verdict.policy
@@ -242,7 +244,9 @@ def main() -> None:
     print(hashed, through, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        flywheel.fit(_texts_only(draw(banking.train, len(banking.train), 0)), target=TARGET, home=home)
+        flywheel.fit(
+            _texts_only(draw(banking.train, len(banking.train), 0)), target=TARGET, home=home, ledger="promotion"
+        )
         began = start(home, 3 if given.quick else _STARTS)
         print(began, flush=True)
         messages = list(banking.test.texts or ())

@@ -17,6 +17,9 @@ from benchmarks import (
     artefacts,
     core,
     figures,
+    flywheel_drift,
+    flywheel_loop,
+    flywheel_update,
     growth,
     guarantee,
     hard_tasks,
@@ -70,6 +73,9 @@ _SECTIONS: tuple[tuple[str, Callable[[Result], str]], ...] = (
     ("core_clinc150", core.render),
     ("growth", growth.render),
     ("ablations", ablations.render),
+    ("flywheel_loop", flywheel_loop.render),
+    ("flywheel_drift", flywheel_drift.render),
+    ("flywheel_update", flywheel_update.render),
     ("speed_fit", speed_fit.render),
     ("speed_growth", speed_growth.render),
     ("speed_serving", speed_serving.render),
@@ -138,7 +144,7 @@ make bench DATA=...                              # all of them, with tracer-llm 
 ```
 
 One benchmark alone is `python -m benchmarks.NAME --data ...`: `protocol`, `refusals`, `guarantee`, `resplits`, `hard_tasks`,
-`core`, `growth`, `ablations`, `speed_fit`. The data sets are folders with `train.jsonl` and `test.jsonl`
+`core`, `growth`, `ablations`, `flywheel_loop`, `flywheel_drift`, `flywheel_update`, `speed_fit`. The data sets are folders with `train.jsonl` and `test.jsonl`
 (`banking77`, `clinc150`, `nli`, `annolexical`) or `traces.jsonl` (`onet_exposure`, `northlight`); `clinc150` has
 `asked_twice.jsonl` and `oos_test.jsonl` besides. Texts: Banking77 (PolyAI, CC BY 4.0), CLINC150 (clinc/oos-eval, CC BY 3.0), e-SNLI
 with PaLM labels (google-research/distilling-step-by-step, Apache-2.0), O*NET tasks with GPT-4 labels (openai/GPTs-are-GPTs, MIT),
@@ -164,6 +170,7 @@ def main() -> None:
     PAGE.write_text(page(results), encoding="utf-8")
     README.write_text(with_summary(README.read_text(encoding="utf-8"), results), encoding="utf-8")
     figures.draw(results)
+    figures.draw_flywheel(results)
     print(f"wrote {PAGE}, {README.name} and the figures")
 
 

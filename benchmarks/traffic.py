@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from benchmarks.common import Part, encoder, load_part
 from tracer import flywheel
 from tracer.config import FitConfig
-from tracer.errors import NothingNewError
+from tracer.errors import NothingNewError, TracerError
 from tracer.flywheel import running, updating, watching
 from tracer.monitoring import budgets
 from tracer.policies.policy import Policy
 from tracer.policies.registry import PolicyRegistry
 from tracer.policies.serving_settings import Mode, ServingSettings
 from tracer.serving.router import Router
-from tracer.types import Dataset, EmbedderIdentity, Float32, Int32, Trace
+from tracer.types import Dataset, EmbedderIdentity, Float32, Trace
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 TEACHER = "teacher"
@@ -141,7 +141,9 @@ class Life:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"days": self.days, "versions": self.versions, "events": self.events, **self.facts}
+        # Messages name labels and versions, and are long: who reads the results needs the counts.
+        events = [event[:-1] for event in self.events]
+        return {"days": self.days, "versions": self.versions, "events": events, **self.facts}
 
 
 def live(
@@ -271,6 +273,9 @@ class _Living:
             verdict = flywheel.update(home=self.home, embedder=self.pool.known, now=now)
         except NothingNewError:
             return
+        except TracerError as error:
+            self._event(day, "failed", str(error))
+            return
         assert verdict.update is not None
         self._event(day, f"update:{verdict.update.action}", f"({wanted.reason}) {verdict.update.reason}")
         self.life.facts["n_released"] = self.life.facts.get("n_released", 0) + verdict.update.released
@@ -303,8 +308,3 @@ def on_rows(policy: Policy, pool: Pool, rows: NDArray[np.intp], labels: Sequence
     decisions = policy.decide([pool.texts[i] for i in rows], pool.traces.dense[rows])
     agree = np.array([mine == labels[i] for mine, i in zip(decisions.labels, rows, strict=True)])
     return [int(decisions.handled.sum()), int((decisions.handled & agree).sum())]
-
-
-def codes(pool: Pool) -> Int32:
-    """Labels of the pool as integers (n,)."""
-    return pool.traces.y

@@ -29,8 +29,11 @@ def programs(debian: Path = Path("/usr/lib/postgresql")) -> Path:
 
 
 @contextmanager
-def cluster() -> Iterator[str]:
-    """The URL of a running cluster's ``postgres`` database; it keeps what it acknowledged, as in production."""
+def cluster(*, durable: bool = True) -> Iterator[str]:
+    """The URL of a running cluster's ``postgres`` database; it keeps what it acknowledged, as in production.
+
+    One that is not ``durable`` never waits for the disk: for tests in which clients die and the server does not.
+    """
     bin_, folder = programs(), Path(tempfile.mkdtemp(prefix="tracer-postgres-"))
     # The server refuses to run as root: it runs as the package's user then.
     as_root = os.geteuid() == 0
@@ -44,13 +47,14 @@ def cluster() -> Iterator[str]:
             raise RuntimeError(f"{command[0]}: {done.stderr or done.stdout}")
 
     data, port = folder / "data", _free_port()
-    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories='' -c fsync=on"
+    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories=''"
+    options += f" -c fsync={'on' if durable else 'off'}"
     try:
         secret = folder / "secret"
         secret.write_text(PASSWORD, encoding="utf-8")
         secret.chmod(0o644)
         login = ("-U", USER, "-A", "scram-sha-256", f"--pwfile={secret}")
-        run(str(bin_ / "initdb"), "-D", str(data), *login, "-E", "UTF8", "--no-locale")
+        run(str(bin_ / "initdb"), "-D", str(data), *login, "-E", "UTF8", "--no-locale", *([] if durable else ["-N"]))
         start = ("-D", str(data), "-l", str(folder / "log"), "-o", options, "-w", "-t", "60", "start")
         run(str(bin_ / "pg_ctl"), *start)
         try:

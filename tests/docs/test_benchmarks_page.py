@@ -19,3 +19,5 @@ def test_the_readme_s_table_is_generated_from_the_results() -> None:
 def test_the_figures_show_the_results() -> None:
     drawn = figures.COVERAGE.read_text(encoding="utf-8")
     assert figures.digest(figures.coverage_points(tables.read())) in drawn
+    drawn = figures.FLYWHEEL.read_text(encoding="utf-8")
+    assert figures.flywheel_digest(tables.read()) in drawn

@@ -17,7 +17,7 @@ from tracer.config import FitConfig
 from tracer.errors import NothingNewError
 from tracer.explanations.rows import Stored
 from tracer.features.dense import CallableEmbedder
-from tracer.flywheel.updating import enough_fresh
+from tracer.flywheel.updating import ShadowRoom
 from tracer.pipeline import Certified
 from tracer.policies import archive
 from tracer.policies.policy import Policy
@@ -67,7 +67,9 @@ def after(audited: Any, tmp_path: Path) -> Path:
 def test_enough_fresh_audits_certify_alone_and_the_old_rows_train(audited: Any) -> None:
     home, verdict = audited
     line, dataset = read(home).line, TraceStore.open(home).load()
-    assert enough_fresh(CONFIG, 1) <= 500
+    room = ShadowRoom.of(dataset, CONFIG, replace(line, attempts=1, decided=600, released=0))
+    assert (room.n_fresh, room.renewed, room.hopeless) == (500, True, False)
+    assert room.n_needed >= room.n_older > 100, "never fewer than they replace"
     assert (line.attempts, line.decided, line.released) == (2, 1100, 600)
     assert (verdict.certificate.n_shadow, verdict.certificate.n_reused) == (500, 0)
     assert verdict.update.released

@@ -22,7 +22,7 @@ from tracer.policies.registry import PolicyRegistry
 from tracer.policies.serving_settings import ServingSettings
 from tracer.traces.rooms import ids_digest
 from tracer.traces.store import TraceStore
-from tracer.types import Dataset, Origin, Seen, Trace
+from tracer.types import FAILED, Dataset, Origin, Seen, Trace
 
 AUDIT: tuple[Origin, ...] = ("audit",)
 
@@ -33,9 +33,9 @@ def read(home: Path) -> Settings:
     return found
 
 
-def audits(home: Path, agreed: Sequence[bool], name: str, version: str | None = None) -> None:
+def audits(home: Path, agreed: Sequence[bool], name: str, version: str | None = None, score: float = 0.9) -> None:
     """Audits of handled inputs, recorded as the policy in force saw them."""
-    seen = Seen(version or PolicyRegistry(home).active_version() or "", "orders", handled=True, score=0.9)
+    seen = Seen(version or PolicyRegistry(home).active_version() or "", "orders", handled=True, score=score)
     with TraceStore.open(home) as store:
         store.append(
             [
@@ -60,7 +60,7 @@ def laddered(home: Path) -> Path:
 def test_an_alarm_steps_down_the_ladder_and_then_to_the_teacher(laddered: Path, now: datetime) -> None:
     registry = PolicyRegistry(laddered)
     before = registry.load()
-    audits(laddered, [False] * 60, "bad")
+    audits(laddered, [False] * 60, "bad", score=before.threshold)
     view, notices = watch(laddered, now=now)
     assert view.status == "alarm"
     assert [notice.kind for notice in notices] == ["alarm"]
@@ -77,6 +77,35 @@ def test_an_alarm_steps_down_the_ladder_and_then_to_the_teacher(laddered: Path, 
     assert registry.active_version() is None
     assert look(laddered).status == "teacher"
     assert [e.event for e in registry.history() if e.event == "demote"] == ["demote", "demote"]
+
+
+def test_an_alarm_passes_over_thresholds_that_its_own_audits_speak_against(laddered: Path, now: datetime) -> None:
+    audits(laddered, [False] * 60, "bad", score=0.99)
+    assert "The teacher answers everything" in watch(laddered, now=now)[1][0].message
+    line = read(laddered).line
+    assert (line.decided, line.released) == (660, 660), "what came before the alarm certifies no more"
+
+
+def test_an_outage_of_the_teacher_demotes_nobody(laddered: Path, now: datetime) -> None:
+    seen = Seen("v0002", "orders", handled=True, score=0.9)
+    with TraceStore.open(laddered) as store:
+        failed = [Trace(f"f{i}", f"a message {i}", FAILED, origin="audit", seen=seen) for i in range(100)]
+        store.append(failed)
+    view, notices = watch(laddered, now=now)
+    assert (view.status, notices) == ("quiet", ())
+    assert view.drift is not None
+    assert [warning.kind for warning in view.drift.warnings()] == ["teacher_failed"]
+
+
+def test_late_audits_of_a_demoted_version_say_nothing_of_its_successor(laddered: Path, now: datetime) -> None:
+    registry = PolicyRegistry(laddered)
+    before = registry.load()
+    audits(laddered, [False] * 60, "bad", score=before.threshold)
+    watch(laddered, now=now)
+    safer = registry.active_version()
+    audits(laddered, [False] * 60, "late", version=before.version)
+    assert watch(laddered, now=now)[1] == ()
+    assert registry.active_version() == safer
 
 
 def test_a_warning_audits_more_until_all_is_quiet(laddered: Path, now: datetime) -> None:

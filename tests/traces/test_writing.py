@@ -136,7 +136,7 @@ def test_a_writer_waits_for_the_one_before(where: str) -> None:
 
 
 def test_readers_do_not_wait_for_a_writer(where: str) -> None:
-    with TraceStore.open(where, wait_s=0.2) as one, held_open(one, "first"), TraceStore.open(where, wait_s=0.2) as two:
+    with TraceStore.open(where) as one, held_open(one, "first"), TraceStore.open(where, wait_s=0.2) as two:
         assert (two.count(), two.fingerprints(), list(two.traces())) == (0, (), [])
 
 

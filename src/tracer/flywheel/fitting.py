@@ -164,7 +164,7 @@ def _commit(
         storage.step("fit.traces-stored")
     version = None if isinstance(verdict, Refused) else verdict.policy.version
     line = replace(settings.line, decided=through, watched=through)
-    after = replace(settings.with_line(line), pending=version)
+    after = replace(settings.with_line(line), pending=version, event="fit", note="")
     if isinstance(verdict, Certified) and verdict.certificate.guarantee == "estimated":
         level = level_of(settings.config, line.attempts)
         after = replace(after, challenger=Challenger(verdict.policy.version, line.attempts, level, line.decided))

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tracer import storage
-from tracer.errors import ConfigError, StoreError
+from tracer.errors import ConfigError, PolicyError, StoreError
 from tracer.flywheel.settings import TEACHER, Line, Settings
 from tracer.policies.fingerprints import Fingerprint, belongs
+from tracer.policies.history import UNRECORDED, Event
 from tracer.policies.registry import PolicyRegistry
 from tracer.traces.store import COPY, TraceStore
 from tracer.types import Dataset, LabelSpace
@@ -122,13 +123,50 @@ def clear_tainted(home: Path, settings: Settings, registry: PolicyRegistry) -> N
 
 
 def _recover(home: Path) -> None:
-    """Activate what was decided for when a process died: the decision stands in the settings, the pointer follows."""
+    """Finish what was decided for when a process died: the decision stands in the settings, pointer and history follow.
+
+    What that process would have done for later, artefacts and a warm start, is not made up for: the next fit trains
+    anew.
+    """
     settings = Settings.read(home)
     if settings is None or settings.pending is None:
         return
     registry = PolicyRegistry(home)
     wanted = None if settings.pending == TEACHER else settings.pending
-    if (wanted is None or wanted in registry.versions()) and registry.active_version() != wanted:
-        registry.activate(wanted, event="recovered", note="finished what a process that died had decided")
-        log.warning("%s is in force: the process that decided so died before", wanted or "the teacher")
-    clear_tainted(home, replace(settings, pending=None), registry)
+    untold = settings.untold
+    if wanted is None or wanted in registry.versions():
+        moved = registry.active_version() != wanted
+        if moved or not _told(registry, settings, wanted):
+            _tell(registry, settings, wanted)
+        if moved:
+            log.warning("%s is in force: the process that decided so died before", wanted or "the teacher")
+        untold = settings.note if settings.event == "demote" else untold
+    clear_tainted(home, replace(settings, pending=None, untold=untold), registry)
+
+
+def _told(registry: PolicyRegistry, settings: Settings, wanted: str | None) -> bool:
+    """Whether the history has the line of what is pending."""
+    return any(
+        event.event == settings.event
+        and event.note.startswith(settings.note)
+        and (event.after == wanted if event.moved else event.facts.get("attempt") == settings.attempts)
+        for event in _history(registry)
+    )
+
+
+def _history(registry: PolicyRegistry) -> tuple[Event, ...]:
+    """The events; none where the file is damaged, which must not stop the mending."""
+    try:
+        return registry.history()
+    except PolicyError:
+        return ()
+
+
+def _tell(registry: PolicyRegistry, settings: Settings, wanted: str | None) -> None:
+    event, line = settings.event or "recovered", settings.line
+    note = f"{settings.note} (finished after the process that decided so had died)".lstrip()
+    history = _history(registry)
+    if registry.active_version() != wanted or (history and history[-1].event == UNRECORDED):
+        registry.activate(wanted, event=event, note=note)
+    else:
+        registry.record(event, note=note, attempt=line.attempts, line=line.number, version=wanted)

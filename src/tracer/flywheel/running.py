@@ -26,7 +26,7 @@ from tracer.features.sources import embedder_from_name
 from tracer.flywheel.homes import CACHE, store_of, stored_traces
 from tracer.flywheel.lines import is_foreign, news
 from tracer.flywheel.settings import Settings
-from tracer.flywheel.updating import enough_fresh, fresh_shadow
+from tracer.flywheel.updating import ShadowRoom
 from tracer.flywheel.watching import Notice, View, watch
 from tracer.monitoring.alarms import MonitorConfig
 from tracer.policies.registry import PolicyRegistry
@@ -76,20 +76,24 @@ def due(home: Path, settings: Settings) -> Due:
     them alone."""
     line, config = settings.line, settings.config
     dataset = stored_traces(home, settings)
-    n_fresh, needed = fresh_shadow(dataset, config, line.decided), enough_fresh(config, line.attempts)
+    room = ShadowRoom.of(dataset, config, line)
+    n_fresh, needed = room.n_fresh, room.n_needed
     with store_of(home, settings) as store:
         if is_foreign(line, news(store.load(), settings)):
             return Due(True, "most new traces come from another teacher or prompt", n_fresh, needed)
     new = int((dataset.numbers > line.decided).sum())
     if not new and not settings.tainted:
         return Due(False, "no new trace since the last attempt", 0, needed)
-    if settings.refit:
-        return Due(True, settings.refit, n_fresh, needed)
-    if n_fresh >= needed and config.guarantee == "certified":  # an estimate waits for its audits, and for growth
-        return Due(True, f"{n_fresh:,} fresh shadow traces", n_fresh, needed)
-    if len(dataset) >= GROWN * max(len(dataset) - new, 1):
-        return Due(True, f"{new:,} new traces", n_fresh, needed)
-    return Due(False, f"{n_fresh:,} of {needed:,} fresh shadow traces, {new:,} new traces", n_fresh, needed)
+    if room.hopeless and config.guarantee == "certified" and not settings.tainted:
+        n = room.n_fresh + room.n_older
+        return Due(False, f"{n:,} of {room.n_least:,} shadow traces that an attempt is worth", n_fresh, needed)
+    reason = settings.refit
+    if not reason and n_fresh >= needed and config.guarantee == "certified":  # an estimate waits for audits, and growth
+        reason = f"{n_fresh:,} fresh shadow traces"
+    if not reason and len(dataset) >= GROWN * max(len(dataset) - new, 1):
+        reason = f"{new:,} new traces"
+    waiting = f"{n_fresh:,} of {needed:,} fresh shadow traces, {new:,} new traces"
+    return Due(bool(reason), reason or waiting, n_fresh, needed)
 
 
 def run(

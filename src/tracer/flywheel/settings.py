@@ -53,10 +53,12 @@ class Settings:
     """``settings.json``: the config and the embedder's name for the next update, the store, and the policy lines.
 
     The last line is the one in force. ``store_id`` tells another database under the same URL. ``pending`` is a version
-    that was decided for and is not yet known to be active: whoever comes next finishes that. ``refit`` says why one is
-    wanted before its time, empty where none is. ``tainted`` versions learned from traces that were forgotten since:
-    they are removed once they are not in force. ``calm_rate`` is the audit rate to go back to after a warning.
-    ``held``: an operator sent everything to the teacher, and nothing is promoted until one promotes a version.
+    that was decided for and is not yet known to be active: whoever comes next finishes that, and writes the history's
+    line of it, ``event`` and ``note``. ``untold`` is a demotion that was finished so: the loop tells the operator.
+    ``refit`` says why one is wanted before its time, empty where none is. ``tainted`` versions learned from traces that
+    were forgotten since: they are removed once they are not in force. ``calm_rate`` is the audit rate to go back to
+    after a warning. ``held``: an operator sent everything to the teacher, and nothing is promoted until one promotes a
+    version.
     """
 
     config: FitConfig
@@ -66,6 +68,9 @@ class Settings:
     store_id: str = ""
     task: str = "default"
     pending: str | None = None
+    event: str = ""
+    note: str = ""
+    untold: str = ""
     refit: str = ""
     challenger: Challenger | None = None
     tainted: tuple[str, ...] = ()
@@ -116,6 +121,8 @@ class Settings:
         content = {
             "config": self.config.as_dict(), "embedder": self.embedder, "lines": lines,
             "store": self.store, "store_id": self.store_id, "task": self.task, "pending": self.pending,
+            "event": self.event if self.pending is not None else "",
+            "note": self.note if self.pending is not None else "", "untold": self.untold,
             "refit": self.refit, "challenger": None if self.challenger is None else asdict(self.challenger),
             "tainted": list(self.tainted), "calm_rate": self.calm_rate, "held": self.held,
         }  # fmt: skip
@@ -133,6 +140,7 @@ class Settings:
             return cls(
                 FitConfig.from_dict(content["config"]), content["embedder"], lines,
                 content["store"], str(content["store_id"]), str(content["task"]), content["pending"],
+                str(content.get("event", "")), str(content.get("note", "")), str(content.get("untold", "")),
                 str(content["refit"]), None if content["challenger"] is None else Challenger(**content["challenger"]),
                 tuple(content["tainted"]), content["calm_rate"], bool(content["held"]),
             )  # fmt: skip

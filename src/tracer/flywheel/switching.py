@@ -46,7 +46,7 @@ def _switch(
         demoted = tuple(known for known in settings.line.demoted if known != version)
         line = replace(settings.line, watched=through, demoted=demoted)
         after = replace(settings.with_line(line), held=version is None)
-        replace(after, pending=version or TEACHER).write(home)
+        replace(after, pending=version or TEACHER, event=event, note=note).write(home)
         storage.step("switch.decided")
     registry.activate(version, event=event, note=note, now=now)
     storage.step("switch.activated")

@@ -41,7 +41,10 @@ from tracer.types import Dataset, Trace
 log = logging.getLogger("tracer.flywheel")
 
 FRESH_ENOUGH = 5.0
-"""Fresh shadow traces that certify alone, as a multiple of the fewest with which the exact test could ever pass."""
+"""Fresh shadow traces that certify alone, as a multiple of the fewest with which the exact test could ever pass; and
+never fewer than the older ones that they replace."""
+WORTH_TRYING = 2.0
+"""Shadow traces from which on the loop makes an attempt at all, as a multiple of the same."""
 
 
 def update(
@@ -63,7 +66,7 @@ def update(
     """Store new traces, refit with the settings of the last fit, and gate again; without any, learn from what was
     recorded since.
 
-    The challenger is tested on fresh shadow traces where there are enough of them (``FRESH_ENOUGH``); those that
+    The challenger is tested on fresh shadow traces where there are enough of them (see `ShadowRoom`); those that
     certified before then train. Otherwise it is tested on older ones too, which its certificate says. The policy in
     force is tested again on fresh ones alone, and stays where the challenger handles no more, and where it is neither
     renewed nor refuted. A refusal keeps it (``on_refusal="keep"``) or falls back to the teacher (``"teacher"``).
@@ -98,10 +101,35 @@ def update(
             return job.run(appended, on_refusal, merged=merged)
 
 
-def enough_fresh(config: FitConfig, attempts: int) -> int:
-    """Fresh shadow traces from which on the next attempt, after so many, is made on them alone."""
-    level = level_of(config, attempts + 1) / len(config.targets)
-    return int(FRESH_ENOUGH * binomial.n_min(config.target, level))
+@dataclass(frozen=True, slots=True)
+class ShadowRoom:
+    """Shadow traces of the next attempt of a line: ``n_fresh`` after its last decision, ``n_older`` others that did not
+    train yet. ``n_needed`` fresh ones certify alone; below ``n_least`` in all an attempt would only spend delta."""
+
+    n_fresh: int
+    n_older: int
+    n_needed: int
+    n_least: int
+
+    @property
+    def renewed(self) -> bool:
+        """The fresh ones certify alone, and the older ones train from now on."""
+        return self.n_fresh >= self.n_needed
+
+    @property
+    def hopeless(self) -> bool:
+        """There are so few that an attempt would hardly ever pass."""
+        return self.n_fresh + self.n_older < self.n_least
+
+    @classmethod
+    def of(cls, dataset: Dataset, config: FitConfig, line: Line) -> ShadowRoom:
+        """Counts alone: no label plays a part."""
+        level = level_of(config, line.attempts + 1) / len(config.targets)
+        least = binomial.n_min(config.target, level)
+        n_fresh = fresh_shadow(dataset, config, line.decided)
+        n_older = fresh_shadow(dataset, config, line.released) - n_fresh if line.released < line.decided else 0
+        needed = max(int(FRESH_ENOUGH * least), n_older)
+        return cls(n_fresh, n_older, needed, int(WORTH_TRYING * least))
 
 
 def fresh_shadow(dataset: Dataset, config: FitConfig, decided: int) -> int:
@@ -156,7 +184,7 @@ def _on_its_line(
         statement = change_statement(settings.line, line)
         log.warning("%s", statement)
         line = replace(line, watched=store.through())
-        changed = replace(current.with_line(line), challenger=None, pending=TEACHER)
+        changed = replace(current.with_line(line), challenger=None, pending=TEACHER, event="new line", note=statement)
         changed.write(home)
         storage.step("update.line-decided")
         registry = PolicyRegistry(home)
@@ -203,7 +231,7 @@ class _Job:
         dataset, encodings = self._embedded(dataset)
         attempt = line.attempts + 1
         released, decided = line.released, line.decided
-        if fresh_shadow(dataset, config, decided) >= enough_fresh(config, line.attempts):
+        if ShadowRoom.of(dataset, config, line).renewed:
             released = decided
         registry = PolicyRegistry(self.home)
         incumbent = self._incumbent(registry)
@@ -278,10 +306,13 @@ class _Job:
         if incumbent is not None and decision.action in ("renew", "demote"):
             current = current.tainting(incumbent.version, target)
         if incumbent is not None and decision.action == "demote":
-            line = replace(line, watched=through, demoted=(*line.demoted, incumbent.version))
+            # What came before speaks of a world in which this policy kept its promise: it only trains from now on.
+            demoted = (*line.demoted, incumbent.version)
+            line = replace(line, watched=through, demoted=demoted, released=line.decided)
         storage.step("update.policies-saved")
         after = replace(
             current.with_line(line), embedder=spec, pending=target or TEACHER, challenger=challenger,
+            event=decision.action, note=decision.reason,
             refit="" if current.refit == self.settings.refit else current.refit,
         )  # fmt: skip
         after.write(self.home)

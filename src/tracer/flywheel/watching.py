@@ -35,12 +35,14 @@ from tracer.policies.registry import PolicyRegistry
 from tracer.policies.serving_settings import ServingSettings
 from tracer.traces.rooms import ids_digest
 from tracer.traces.store import TraceStore
-from tracer.types import Trace
+from tracer.types import FAILED, Trace
 
 log = logging.getLogger("tracer.flywheel")
 
 STATE = "monitor.json"
 """File in a home folder with what the monitor knows; it may be deleted at any time, then all audits are read again."""
+_CALM = 0.25
+"""Below this share of the warning's level all is quiet again: at the level itself it would come and go."""
 _MOST_PLAIN = 20_000
 """Samples on which a challenger is looked at: one that these do not certify waits for a refit."""
 
@@ -95,8 +97,13 @@ def watch(
         with store_of(home, settings) as store:
             view = _look(home, settings, store, config or MonitorConfig())
             _remember(home, view)
+            late = (Notice("alarm", settings.untold),) if settings.untold else ()
+            if late:  # the process that demoted died before it could tell
+                replace(settings, untold="").write(home)
+                view = replace(view, settings=replace(settings, untold=""))
             acting = _Acting(home, store, PolicyRegistry(home), view, embedder, now)
-            return view, tuple(notice for notice in (acting.on_status(), acting.on_challenger()) if notice is not None)
+            acted = (acting.on_status(), acting.on_challenger())
+            return view, (*late, *(notice for notice in acted if notice is not None))
 
 
 def _look(home: Path, settings: Settings, store: TraceStore, config: MonitorConfig) -> View:
@@ -205,7 +212,8 @@ class _Acting:
             storage.step("warning.rate-raised")
             self.registry.record("warning", note=message, now=self.now, version=policy.version)
             return Notice("warning", f"{message}.")
-        if monitor.status == "quiet" and settings.calm_rate is not None:
+        settled = monitor.detector_value < _CALM * monitor.monitor.config.warn_share * monitor.monitor.config.arl
+        if monitor.status == "quiet" and settled and settings.calm_rate is not None:
             message = f"policy {policy.version} is quiet again: {_told(monitor)}"
             if serving.audit_rate == raised_rate(settings.calm_rate):  # else an operator has set another since
                 replace(serving, audit_rate=settings.calm_rate).write(self.home)
@@ -225,15 +233,18 @@ class _Acting:
 
     def _demote(self, monitor: MonitorState, policy: Policy) -> Notice:
         """One step down: the next safer threshold that was certified, else the teacher alone. The watch starts anew."""
-        safer = policy.certificate.safer()
+        safer = self._next_rung(policy)
         target = None if safer is None else recertified(self.registry, policy, safer, self.now).version
         storage.step("demote.saved")
         message = f"policy {policy.version} breaks its promise: {_told(monitor)}. {_now_answers(target)}"
         settings = self.view.settings.tainting(policy.version, target)
         gone = tuple(dict.fromkeys((*settings.line.demoted, *_names(policy))))
-        line = replace(settings.line, watched=self.view.through, demoted=gone)
+        # What came before speaks of a world in which this policy kept its promise: it trains, and certifies no more.
+        now = self.view.through
+        line = replace(settings.line, watched=now, demoted=gone, decided=max(settings.line.decided, now), released=now)
         refit = f"an alarm at trace {self.view.through:,}"
-        after = replace(settings.with_line(line), pending=target or TEACHER, refit=refit)
+        pending = target or TEACHER
+        after = replace(settings.with_line(line), pending=pending, event="demote", note=message, refit=refit)
         after.write(self.home)
         storage.step("demote.decided")
         (self.home / STATE).unlink(missing_ok=True)
@@ -241,6 +252,27 @@ class _Acting:
         storage.step("demote.activated")
         replace(after, pending=None).write(self.home)
         return Notice("alarm", message)
+
+    def _next_rung(self, policy: Policy) -> Certificate | None:
+        """The next safer threshold that the audits which rang do not speak against; None where there is none.
+
+        Their scores are on record. In a cascade a shown score does not tell the stage: there the next one is taken.
+        """
+        step = policy.certificate.safer()
+        if policy.first_stage is not None:
+            return step
+        names = _names(policy)
+        audits = [
+            (trace.seen.score, trace.seen.label == trace.label)
+            for _, trace in self.store.traces(origins={"audit"}, after=self.view.settings.line.watched)
+            if trace.seen is not None and trace.seen.policy in names and trace.label != FAILED
+        ]
+        while step is not None:
+            answered = [agreed for score, agreed in audits if score >= step.threshold]
+            if sum(not agreed for agreed in answered) <= (1.0 - step.target) * len(answered):
+                return step
+            step = step.safer()
+        return None
 
     def on_challenger(self) -> Notice | None:
         """Certify an estimate or a challenger where audits after it suffice, at the share of delta it was given."""
@@ -274,7 +306,7 @@ class _Acting:
         storage.step("promotion.saved")
         message = f"policy {policy.version} is certified by audits as {version}: {certificate.statement()}"
         line = replace(settings.line, decided=max(settings.line.decided, audits[found.index][0]))
-        after = replace(settings.with_line(line), challenger=None, pending=version)
+        after = replace(settings.with_line(line), challenger=None, pending=version, event="promote", note=message)
         after.write(self.home)
         storage.step("promotion.decided")
         self.registry.activate(version, event="promote", note=message, now=self.now)

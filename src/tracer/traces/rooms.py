@@ -183,7 +183,8 @@ def _checked(
     for name, rows in (("train", train), ("shadow", shadow)):
         if not rows.size:
             asked = f"shadow_share = {shadow_share:g}, split = {split!r}"
-            raise TraceError(f"the {name} room is empty: {len(dataset)} rows, {asked}")
+            since = f"; none of those that came since number {released} can certify yet" if released else ""
+            raise TraceError(f"the {name} room is empty: {len(dataset)} rows, {asked}{since}")
     audits = sum(dataset.origins[i] == "audit" for i in shadow)
     rule = f"by hash, share {shadow_share:g}" if split == "hash" else f"newest share {shadow_share:g} by time"
     if released:
