@@ -42,6 +42,7 @@ def serve(
         _log_as_json(known.log_level)
         gateway = serving.Gateway(known, reader=lambda: load(config, os.environ))
         server = app.server(gateway, at, known.listen.port if port is None else port)
+        gateway.open()
         server.run()
         if not server.started:
             raise typer.Exit(1)

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
@@ -28,10 +29,17 @@ from tracer.types import Trace, Usage
 log = logging.getLogger("tracer.gateway")
 
 _ANY: tuple[tuple[str | None, str | None], ...] = ((None, None),)
-_LIKES = 16
+_LIKES = _TEACHERS = 16
 _LIKE_BYTES = 64 * 1024
 _DECAY = 0.01
 """Weight of the newest call in the running means of tokens."""
+
+
+@dataclass(slots=True)
+class _Cost:
+    price: Price | None
+    n_in: float
+    n_out: float
 
 
 class TaskLine:
@@ -49,9 +57,7 @@ class TaskLine:
         self.router = self._router()
         self.store = _store(config, task, self.home)
         self.recorder = BatchRecorder(self._write, max_queue=config.limits.queue)
-        self._price: Price | None = None
-        self._priced: str | None = None
-        self._tokens: tuple[float, float] | None = None
+        self._costs: OrderedDict[str, _Cost] = OrderedDict()
         self._likes: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
     @property
@@ -85,17 +91,21 @@ class TaskLine:
 
     def learn(self, teacher: str, usage: Usage) -> None:
         """Take a call of the teacher into the mean of its tokens."""
-        if self._priced != teacher:
-            self._priced, self._price, self._tokens = teacher, price_of(teacher), None
         new = (float(usage.input_tokens), float(usage.output_tokens))
-        old = self._tokens or new
-        self._tokens = (old[0] + _DECAY * (new[0] - old[0]), old[1] + _DECAY * (new[1] - old[1]))
+        known = self._costs.get(teacher)
+        if known is None:
+            known = self._costs[teacher] = _Cost(price_of(teacher), *new)
+            if len(self._costs) > _TEACHERS:
+                self._costs.popitem(last=False)
+        known.n_in += _DECAY * (new[0] - known.n_in)
+        known.n_out += _DECAY * (new[1] - known.n_out)
 
-    def saved_usd(self) -> Decimal | None:
-        """Dollars of an average call of the teacher at list prices; None before its tokens and price are known."""
-        if self._price is None or self._tokens is None:
+    def saved_usd(self, teacher: str) -> Decimal | None:
+        """Dollars of an average call of a teacher at list prices; None before its tokens and price are known."""
+        known = self._costs.get(teacher)
+        if known is None or known.price is None:
             return None
-        return call_usd(self._price, Usage(round(self._tokens[0]), round(self._tokens[1])))
+        return call_usd(known.price, Usage(round(known.n_in), round(known.n_out)))
 
     def like(self, wire: str, prompt: str) -> bytes | None:
         """An answer of the teacher whose shape a surrogate's answer imitates."""

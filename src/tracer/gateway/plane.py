@@ -173,7 +173,7 @@ class Plane:
                 one.decision, one.reason = one.verdict.decision, one.verdict.reason
             return False
         one.decision, one.status = decision, 200
-        one.saved = line.saved_usd()
+        one.saved = line.saved_usd(match.teacher)
         one.overhead = self._gateway.clock() - one.begun
         content = b"text/event-stream; charset=utf-8" if call.stream else b"application/json"
         head = [(b"content-type", content), *self._told(one)]

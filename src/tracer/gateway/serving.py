@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tracer.cost import price_of
 from tracer.errors import TracerError
 from tracer.gateway import upstream as upstreams
 from tracer.gateway.auth import Gate
@@ -141,9 +142,15 @@ class Gateway:
         """The settings in force."""
         return self._serving.config if self._serving is not None else self._first
 
+    def open(self) -> None:
+        """Open stores and load policies; once. Raises TracerError."""
+        if self._serving is None:
+            price_of("gpt-4o-mini")  # reads the price list, for which no request is to wait
+            self._serving = Serving.make(self._first, None, self._rng)
+
     async def start(self) -> None:
-        """Open stores, load policies. Raises TracerError."""
-        self._serving = await asyncio.to_thread(Serving.make, self._first, None, self._rng)
+        """Open, where nobody did, and begin. Raises TracerError."""
+        await asyncio.to_thread(self.open)
         self.background(self._every())
         self.background(self._discover())
         self.ready = True
