@@ -79,6 +79,76 @@ def test_each_audit_comes_back(known: Known, tmp_path: Path, fault: Fault | None
     assert (trace.seen.label, trace.seen.handled) == (label, True)
 
 
+def test_an_audit_whose_client_left_comes_back_too(known: Known, tmp_path: Path) -> None:
+    place(known.home, tmp_path, AUDITED)
+    text = next(iter(known.handled))
+    with Standin({text: "billing"}) as api, serve(settings(api.url, tmp_path), tmp_path) as served:
+        api.misbehave(Fault("hang"))
+        with pytest.raises(httpx2.ReadTimeout):
+            httpx2.post(served.url + CHAT, content=json.dumps(asked(text)).encode(), timeout=0.3)
+        (trace,) = served.traces()
+        assert (trace.origin, trace.label) == ("audit", FAILED)
+        # A client that leaves after the last word of a stream had its label.
+        with httpx2.stream("POST", served.url + CHAT, content=json.dumps(asked(text, stream=True)).encode()) as stream:
+            for line in stream.iter_lines():
+                if line == "data: [DONE]":
+                    break
+        assert [one.label for one in served.traces()] == [FAILED, "billing"]
+
+
+def test_a_surrogate_answers_in_the_shape_of_the_teacher(known: Known, tmp_path: Path) -> None:
+    place(known.home, tmp_path, ANY_AUDIT)
+    text, label = next(iter(known.handled.items()))
+    with Standin(default="office") as api, serve(settings(api.url, tmp_path), tmp_path) as served:
+        teacher = served.post(asked(known.left[0])).json()
+        assert len(served.traces()) == 1
+        surrogate = served.post(asked(text)).json()
+        assert len(api.asked) == 1
+    assert list(surrogate) == [key for key in teacher if key in surrogate]
+    assert "service_tier" in surrogate, "a key that some teachers leave out"
+    assert list(surrogate["choices"][0]["message"]) == list(teacher["choices"][0]["message"])
+    assert list(surrogate["usage"]) == list(teacher["usage"])
+    assert surrogate["choices"][0]["message"]["content"] == label
+    assert surrogate["id"] != teacher["id"]
+
+
+def test_a_label_that_the_request_cannot_carry_goes_to_the_teacher(known: Known, tmp_path: Path) -> None:
+    place(known.home, tmp_path, ANY_AUDIT)
+    text = next(iter(known.handled))
+    with Standin({text: "o"}) as api, serve(settings(api.url, tmp_path), tmp_path) as served:
+        response = served.post(asked(text, max_tokens=1))
+        assert (content(response), response.headers["x-tracer-reason"]) == ("o", "unwritable")
+        (trace,) = served.traces()
+    assert trace.origin == "fallback", "which calls these are depends on the label: it only trains"
+
+
+def test_a_canary_serves_its_share(known: Known, tmp_path: Path) -> None:
+    place(known.home, tmp_path)
+    texts = list(known.handled)[:200]
+    task = "mode: canary\nshare: 0.3\naudit_rate: 0"
+    with Standin() as api, serve(settings(api.url, tmp_path, task), tmp_path, rng=random.Random(3)) as served:
+        reasons = [served.post(asked(text)).headers["x-tracer-reason"] for text in texts]
+        n = reasons.count("handled")
+        assert 40 <= n <= 80
+        assert (reasons.count("canary"), len(api.asked)) == (200 - n, 200 - n)
+        assert {trace.origin for trace in served.traces()} == {"bootstrap"}
+
+
+def test_a_store_that_is_locked_holds_up_no_request(known: Known, tmp_path: Path) -> None:
+    import sqlite3
+
+    folder = place(known.home, tmp_path, ANY_AUDIT)
+    with Standin(default="office") as api, serve(settings(api.url, tmp_path), tmp_path) as served:
+        lock = sqlite3.connect(folder / "traces.sqlite", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        for text in known.left[:5]:
+            assert content(served.post(asked(text))) == "office"
+        assert content(served.post(asked(next(iter(known.handled))))) in known.handled.values()
+        lock.execute("ROLLBACK")
+        lock.close()
+        assert len(served.traces()) == 5
+
+
 def test_in_shadow_the_teacher_answers_and_the_policy_is_recorded(known: Known, tmp_path: Path) -> None:
     place(known.home, tmp_path)
     text, label = next(iter(known.handled.items()))

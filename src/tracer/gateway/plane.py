@@ -173,7 +173,7 @@ class Plane:
                 one.decision, one.reason = one.verdict.decision, one.verdict.reason
             return False
         one.decision, one.status = decision, 200
-        one.saved = line.saved_usd(match.teacher)
+        one.saved = line.saved_usd(match.teacher) if decision == "handled" else None
         one.overhead = self._gateway.clock() - one.begun
         content = b"text/event-stream; charset=utf-8" if call.stream else b"application/json"
         head = [(b"content-type", content), *self._told(one)]
@@ -310,7 +310,7 @@ class Plane:
         overhead = one.overhead if one.overhead is not None else latency
         metrics = self._gateway.metrics
         metrics.count(one.task, one.decision, one.reason, one.status, overhead, latency)
-        if one.saved is not None and one.decision == "handled":
+        if one.saved is not None:
             metrics.saved.labels(one.task).inc(float(one.saved))
         if log.isEnabledFor(logging.INFO):
             policy = one.verdict.answer.policy if one.verdict is not None else None
