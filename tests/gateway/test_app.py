@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -321,12 +322,19 @@ def test_an_upstream_that_is_down(known: Known, tmp_path: Path, status: int, mod
 
 def test_a_policy_that_is_damaged_leaves_the_teacher(known: Known, tmp_path: Path) -> None:
     folder = place(known.home, tmp_path, ANY_AUDIT)
-    for file in (folder / "policies" / "v0001").iterdir():
-        file.write_bytes(file.read_bytes()[:-9])
-    text = next(iter(known.handled))
-    with Standin({text: "billing"}) as api, serve(settings(api.url, tmp_path), tmp_path) as served:
+    files = {file: file.read_bytes() for file in (folder / "policies" / "v0001").iterdir()}
+    for file, whole in files.items():
+        file.write_bytes(whole[:-9])
+    text, label = next(iter(known.handled.items()))
+    with Standin({text: "billing"}) as api, serve(settings(api.url, tmp_path), tmp_path, tend_s=0.05) as served:
         assert content(served.post(asked(text))) == "billing"
         assert httpx2.get(served.url + "/health").json()["tasks"] == {"desk": {"policy": None, "broken": True}}
+        for file, whole in files.items():
+            file.write_bytes(whole)
+        end = time.monotonic() + 10.0
+        while served.gateway.serving.lines["desk"].broken and time.monotonic() < end:
+            time.sleep(0.02)
+        assert content(served.post(asked(text))) == label
 
 
 def test_nothing_that_is_sent_makes_it_fail(known: Known, tmp_path: Path) -> None:
