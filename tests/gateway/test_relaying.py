@@ -77,3 +77,21 @@ def test_a_client_that_stays_gets_the_result_or_the_error() -> None:
             await while_connected(work(True), asyncio.Event().wait())
 
     asyncio.run(test())
+
+
+def test_a_reader_of_labels_may_look_before_the_end() -> None:
+    async def inside() -> None:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"data: [DONE]\n\n"
+            yield b"more than it keeps"
+
+        tee = Tee(chunks(), 20)
+        await anext(tee)
+        assert (tee.copy, tee.so_far) == (None, b"data: [DONE]\n\n")
+        await anext(tee)
+        assert tee.so_far is None
+        packed = Tee(chunks(), 1000, "gzip")
+        await anext(packed)
+        assert packed.so_far is None
+
+    asyncio.run(inside())

@@ -5,7 +5,19 @@ from __future__ import annotations
 import typer
 
 from tracer import __version__
-from tracer.cli import asking, demo, explaining, exporting, operating, reporting, routing, showing, storing, training
+from tracer.cli import (
+    asking,
+    demo,
+    explaining,
+    exporting,
+    operating,
+    reporting,
+    routing,
+    serving,
+    showing,
+    storing,
+    training,
+)
 from tracer.cli.common import out
 
 app = typer.Typer(
@@ -37,6 +49,8 @@ app.command("fit")(training.fit)
 app.command("update")(training.update)
 app.command("backtest")(training.backtest)
 app.command("route")(routing.route)
+app.command("serve")(serving.serve)
+app.command("tasks")(serving.tasks)
 app.command("status")(operating.status)
 app.command("history")(operating.history)
 app.command("promote")(operating.promote)

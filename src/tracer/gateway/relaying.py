@@ -53,6 +53,14 @@ class Tee(AsyncIterator[bytes]):
             return None
         return decoded(bytes(self._kept), self._encoding, self._limit)
 
+    @property
+    def so_far(self) -> bytes | None:
+        """What came until now, for a reader that knows a cut answer when it sees one: clients leave after the last
+        word, before the last byte. None as for `copy`."""
+        if self.complete or self._kept is None or (self._encoding or "identity").strip().lower() != "identity":
+            return self.copy
+        return bytes(self._kept)
+
 
 def decoded(body: bytes, encoding: str | None, limit: int) -> bytes | None:
     """``body`` without its ``content-encoding``; None where that is not gzip or deflate, the body is damaged, or it

@@ -1,0 +1,95 @@
+"""``tracer serve``: the gateway; ``tracer tasks``: what it found in traffic that nobody declared."""
+
+from __future__ import annotations
+
+import json as json_module
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tracer.cli import options
+from tracer.cli.common import errors_as_exits, escape, out, print_json
+from tracer.errors import MissingExtraError
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="The gateway's settings.")]
+
+
+def serve(
+    config: Config = Path("tracer.yaml"),
+    host: Annotated[str | None, typer.Option(help="Address to listen on, instead of listen.host.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, instead of listen.port.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the settings, print them and stop.")] = False,
+) -> None:
+    """Answer where the LLM endpoint was: what a policy handles here, everything else by the upstream."""
+    with errors_as_exits():
+        try:
+            from tracer.gateway import app, auth, serving
+            from tracer.gateway.config import load
+        except ImportError as error:
+            raise _missing(error) from error
+        known = load(config, os.environ)
+        at = host or known.listen.host
+        auth.check_bind(known, at)
+        if dry_run:
+            serving.Chains(known)
+            print_json(known.redacted())
+            return
+        _log_as_json(known.log_level)
+        gateway = serving.Gateway(known, reader=lambda: load(config, os.environ))
+        server = app.server(gateway, at, known.listen.port if port is None else port)
+        gateway.open()
+        server.run()
+        if not server.started:
+            raise typer.Exit(1)
+
+
+def tasks(config: Config = Path("tracer.yaml"), json: options.Json = False) -> None:
+    """Classification traffic that was found under prompts of no task, as YAML to paste under `tasks:`."""
+    with errors_as_exits():
+        try:
+            from tracer.gateway.config import load
+            from tracer.gateway.discovery import stored
+        except ImportError as error:
+            raise _missing(error) from error
+        found = stored(load(config, os.environ).home)
+        if json:
+            print_json([proposal.as_dict() for proposal in found])
+            return
+        if not found:
+            out.print("no task was found yet: let the gateway see some hundred calls")
+        for proposal in found:
+            out.print(escape(proposal.yaml()), soft_wrap=True)
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line; of exceptions only their kind: their messages may quote a request."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        facts = {"time": datetime.fromtimestamp(record.created, UTC).isoformat(), "level": record.levelname.lower()}
+        if record.exc_info is not None and record.exc_info[0] is not None:
+            facts["error"] = record.exc_info[0].__name__
+        if record.name == "tracer.gateway.requests":
+            return json_module.dumps(facts | json_module.loads(message))
+        return json_module.dumps(facts | {"event": record.name, "message": message})
+
+
+def _log_as_json(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for name in ("tracer", "uvicorn"):
+        logging.getLogger(name).setLevel(level.upper())
+
+
+def _missing(error: ImportError) -> Exception:
+    if isinstance(error, MissingExtraError):
+        return error
+    return MissingExtraError(error.name or "starlette", "gateway", "the gateway")

@@ -1,0 +1,159 @@
+"""For whoever operates the gateway, with the admin token: tasks, policies, promote, rollback, pause, off, reload."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tracer.errors import BusyError, ConfigError, TracerError
+from tracer.flywheel import switching
+from tracer.gateway.codecs.bodies import read_object
+from tracer.gateway.discovery import stored
+from tracer.gateway.lines import TaskLine
+from tracer.gateway.plane import TooLargeError, read_body
+from tracer.gateway.serving import OFF, Gateway
+from tracer.policies.registry import PolicyRegistry
+
+log = logging.getLogger("tracer.gateway")
+
+_BODY = 64 * 1024
+Work = Callable[[Request], Awaitable[Any]]
+
+
+class Admin:
+    """The routes under ``/admin``. Without a token in the config there is no admin, and all say 404."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def routes(self) -> list[Route]:
+        """What there is."""
+        one = "/admin/policies/{task}"
+        return [
+            Route("/admin/tasks", self._guarded(self._tasks), methods=["GET"]),
+            Route("/admin/proposals", self._guarded(self._proposals), methods=["GET"]),
+            Route(one, self._guarded(self._policies), methods=["GET"]),
+            Route(f"{one}/promote", self._guarded(self._promote), methods=["POST"]),
+            Route(f"{one}/rollback", self._guarded(self._rollback), methods=["POST"]),
+            Route(f"{one}/pause", self._guarded(self._pause), methods=["POST"]),
+            Route("/admin/off", self._guarded(self._off), methods=["POST"]),
+            Route("/admin/reload", self._guarded(self._reload), methods=["POST"]),
+        ]
+
+    def _guarded(self, work: Work) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            known = self._gateway.serving.gate.is_admin(dict(request.headers))
+            if known is None:
+                return _problem(404, "no admin token is set")
+            if not known:
+                return _problem(401, "the admin token was not shown")
+            try:
+                return JSONResponse(await work(request))
+            except KeyError:
+                return _problem(404, "there is no such task")
+            except TooLargeError:
+                return _problem(413, "the body is too large")
+            except TracerError as error:
+                return _problem(409 if isinstance(error, BusyError) else 400, str(error))
+
+        return endpoint
+
+    async def _tasks(self, _: Request) -> Any:
+        lines = self._gateway.serving.lines.values()
+        return {"tasks": await asyncio.to_thread(lambda: [_state(line) for line in lines])}
+
+    async def _proposals(self, _: Request) -> Any:
+        home: Path = self._gateway.serving.config.home
+        await self._gateway.tend()
+        return {"proposals": [found.as_dict() for found in await asyncio.to_thread(stored, home)]}
+
+    async def _policies(self, request: Request) -> Any:
+        return await asyncio.to_thread(_policies, self._line(request))
+
+    async def _promote(self, request: Request) -> Any:
+        asked, line = await _asked(request), self._line(request)
+        version = asked.get("version")
+        if not isinstance(version, str):
+            raise ConfigError("version must be the name of a policy, such as v0001")
+        note = str(asked.get("note", ""))
+        await asyncio.to_thread(switching.promote, line.home, version, note=note)
+        return self._switched(line, "promote", version)
+
+    async def _rollback(self, request: Request) -> Any:
+        asked, line = await _asked(request), self._line(request)
+        version = await asyncio.to_thread(switching.roll_back, line.home, note=str(asked.get("note", "")))
+        return self._switched(line, "rollback", version)
+
+    async def _pause(self, request: Request) -> Any:
+        asked, line = await _asked(request), self._line(request)
+        await asyncio.to_thread(switching.promote, line.home, None, note=str(asked.get("note", "")))
+        return self._switched(line, "pause", None)
+
+    async def _off(self, request: Request) -> Any:
+        off = (await _asked(request)).get("off", True)
+        if not isinstance(off, bool):
+            raise ConfigError("off must be true or false")
+        await asyncio.to_thread(self._gateway.switch_off, off)
+        log.warning("switched %s by an admin", "off: everything goes to the teachers" if off else "on")
+        return {"off": off}
+
+    async def _reload(self, _: Request) -> Any:
+        await self._gateway.reload()
+        log.info("the configuration was read again")
+        return {"tasks": sorted(self._gateway.serving.lines)}
+
+    def _switched(self, line: TaskLine, what: str, version: str | None) -> Any:
+        log.warning("%s by an admin: task %s, policy %s", what, line.task.name, version or "none")
+        return {"task": line.task.name, "policy": version}
+
+    def _line(self, request: Request) -> TaskLine:
+        return self._gateway.serving.lines[request.path_params["task"]]
+
+
+async def _asked(request: Request) -> dict[str, Any]:
+    body = await read_body(request.receive, dict(request.headers), _BODY)
+    return read_object(body) if body.strip() else {}
+
+
+def _state(line: TaskLine) -> dict[str, Any]:
+    task, settings, counts = line.task, line.router.settings, line.recorder.counts
+    return {
+        "name": task.name,
+        "mode": "observe" if task.mode == "observe" else settings.mode,
+        "share": settings.share,
+        "audit_rate": settings.audit_rate,
+        "policy": PolicyRegistry(line.home).active_version(),
+        "off": (line.home / OFF).exists(),
+        "broken": line.broken,
+        "decisions": line.router.counts,
+        "traces": {**counts, "pending": line.recorder.pending, "stored": line.store.count()},
+    }
+
+
+def _policies(line: TaskLine) -> dict[str, Any]:
+    registry = PolicyRegistry(line.home)
+    events = [
+        {
+            "time": None if event.time is None else event.time.isoformat(),
+            "event": event.event,
+            "before": event.before,
+            "after": event.after,
+            "note": event.note,
+        }
+        for event in registry.history()
+    ]
+    return {
+        "task": line.task.name, "active": registry.active_version(), "versions": list(registry.versions()),
+        "history": events,
+    }  # fmt: skip
+
+
+def _problem(status: int, message: str) -> Response:
+    return JSONResponse({"error": {"message": message}}, status_code=status)

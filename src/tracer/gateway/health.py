@@ -1,0 +1,46 @@
+"""Whether the gateway lives, and whether it can take requests."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tracer.gateway.metrics import CONTENT_TYPE_LATEST
+from tracer.gateway.serving import Gateway
+
+
+class Health:
+    """``/health``, ``/health/liveliness``, ``/health/readiness`` and ``/metrics``: counts and states, no content."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def routes(self) -> list[Route]:
+        """What there is."""
+        return [
+            Route("/health", self._health, methods=["GET"]),
+            Route("/health/liveliness", self._live, methods=["GET"]),
+            Route("/health/readiness", self._ready, methods=["GET"]),
+            Route("/metrics", self._metrics, methods=["GET"]),
+        ]
+
+    async def _live(self, _: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def _ready(self, _: Request) -> Response:
+        ready = self._gateway.ready
+        return JSONResponse({"status": "ready" if ready else "not ready"}, status_code=200 if ready else 503)
+
+    async def _health(self, _: Request) -> Response:
+        serving = self._gateway.serving
+        tasks = {
+            name: {"policy": line.policy.version if line.policy is not None else None, "broken": line.broken}
+            for name, line in serving.lines.items()
+        }
+        # An upstream that is down is reported, and is no reason to restart this process.
+        return JSONResponse({"status": "ok", "tasks": tasks, "upstreams": serving.chains.breakers})
+
+    async def _metrics(self, _: Request) -> Response:
+        content = self._gateway.metrics.exposition(self._gateway.serving.lines.values())
+        return Response(content, media_type=CONTENT_TYPE_LATEST)

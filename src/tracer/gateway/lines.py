@@ -1,0 +1,169 @@
+"""A task as it is served: its router, the store its traces go to, and what an average call of its teacher costs."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, cast
+
+from tracer import storage
+from tracer.cost import Price, call_usd, price_of
+from tracer.errors import TracerError
+from tracer.flywheel.settings import Settings
+from tracer.gateway import patterns
+from tracer.gateway.settings import GatewayConfig, TaskConfig
+from tracer.policies.policy import Policy
+from tracer.policies.registry import PolicyRegistry
+from tracer.policies.serving_settings import SERVING, ServingSettings
+from tracer.serving.coins import Rng
+from tracer.serving.recorder import BatchRecorder
+from tracer.serving.router import Router
+from tracer.traces.store import COPY, TraceStore
+from tracer.types import Trace, Usage
+
+log = logging.getLogger("tracer.gateway")
+
+_ANY: tuple[tuple[str | None, str | None], ...] = ((None, None),)
+_LIKES = _TEACHERS = 16
+_LIKE_BYTES = 64 * 1024
+_DECAY = 0.01
+"""Weight of the newest call in the running means of tokens."""
+
+
+@dataclass(slots=True)
+class _Cost:
+    price: Price | None
+    n_in: float
+    n_out: float
+
+
+class TaskLine:
+    """One task: ``router`` decides in caller-asks-the-teacher mode, ``recorder`` writes to ``store``.
+
+    For one event loop; what reads or writes files (`tend`, `close`) runs in threads.
+    """
+
+    def __init__(self, config: GatewayConfig, task: TaskConfig, *, rng: Rng | None = None) -> None:
+        self.task, self.home = task, config.task_home(task.name)
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._rng = rng
+        prepare(self.home, task)
+        self.broken = False
+        self.router = self._router()
+        self.store = _store(config, task, self.home)
+        self.recorder = BatchRecorder(self._write, max_queue=config.limits.queue)
+        self._costs: OrderedDict[str, _Cost] = OrderedDict()
+        self._likes: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy in force."""
+        return self.router.policy
+
+    @property
+    def embeds(self) -> bool:
+        """Whether a decision computes embeddings, and so belongs off the event loop."""
+        policy = self.router.policy
+        return policy is not None and "dense" in policy.needs
+
+    def accepted(self, policy: Policy | None) -> Collection[tuple[str | None, str | None]]:
+        """The (teacher, prompt) pairs that a policy was fitted under; any, where it names none or there is none."""
+        known = policy.task.get("fingerprints", ()) if policy is not None else ()
+        return [(teacher, prompt) for teacher, prompt in known] or _ANY
+
+    def record(self, trace: Callable[[str], Trace], text: str) -> None:
+        """Queue a trace of a text, as the task's ``capture`` and ``redact`` allow; never waits."""
+        if self.task.capture == "off":
+            return
+        try:
+            if self.task.capture == "hash":
+                text = f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
+            elif self.task.redact:
+                text = patterns.masked(text, self.task.redact)
+            self.recorder(trace(text))
+        except TracerError as error:
+            log.warning("a trace of task %s could not be made: %s", self.task.name, type(error).__name__)
+
+    def learn(self, teacher: str, usage: Usage) -> None:
+        """Take a call of the teacher into the mean of its tokens."""
+        new = (float(usage.input_tokens), float(usage.output_tokens))
+        known = self._costs.get(teacher)
+        if known is None:
+            known = self._costs[teacher] = _Cost(price_of(teacher), *new)
+            if len(self._costs) > _TEACHERS:
+                self._costs.popitem(last=False)
+        known.n_in += _DECAY * (new[0] - known.n_in)
+        known.n_out += _DECAY * (new[1] - known.n_out)
+
+    def saved_usd(self, teacher: str) -> Decimal | None:
+        """Dollars of an average call of a teacher at list prices; None before its tokens and price are known."""
+        known = self._costs.get(teacher)
+        if known is None or known.price is None:
+            return None
+        return call_usd(known.price, Usage(round(known.n_in), round(known.n_out)))
+
+    def like(self, wire: str, prompt: str) -> bytes | None:
+        """An answer of the teacher whose shape a surrogate's answer imitates."""
+        return self._likes.get((wire, prompt))
+
+    def keep_like(self, wire: str, prompt: str, body: bytes) -> None:
+        """Keep the newest such answer."""
+        if len(body) <= _LIKE_BYTES:
+            self._likes[wire, prompt] = body
+            self._likes.move_to_end((wire, prompt))
+            if len(self._likes) > _LIKES:
+                self._likes.popitem(last=False)
+
+    def tend(self) -> None:
+        """Write the tallies; load the policy again where it could not be loaded. Raises StoreError."""
+        if self.broken:
+            self.router = self._router()
+        while (tally := self.router.take_tally()) is not None:
+            facts = cast(dict[str, Any], tally.facts)
+            self.store.tally(tally.policy, tally.started.timestamp(), tally.seconds, tally.n, facts)
+
+    def close(self, timeout_s: float = 10.0) -> bool:
+        """Write what waits, and let go of the store; False where time ran out."""
+        try:
+            self.tend()
+        except TracerError as error:
+            log.warning("tallies of task %s are lost: %s", self.task.name, type(error).__name__)
+        done = self.recorder.close(timeout_s)
+        self.store.close()
+        return done
+
+    def _router(self) -> Router:
+        try:
+            router = Router.load(self.home, rng=self._rng)
+        except TracerError as error:
+            # The teacher answers meanwhile: a policy that cannot be loaded must not take the service down.
+            log.warning("the policy of task %s cannot be loaded: %s", self.task.name, type(error).__name__)
+            self.broken = True
+            return Router(None, switch=self.home / "OFF")
+        self.broken = False
+        return router
+
+    def _write(self, batch: Any) -> None:
+        self.store.append(batch)
+
+
+def prepare(home: Path, task: TaskConfig) -> None:
+    """What a router needs of a home: a pointer, and serving settings. What is there is left as it is."""
+    registry = PolicyRegistry(home)
+    if not registry.pointer.exists():
+        storage.write_atomic(registry.pointer, b"\n")  # the teacher answers until a policy is promoted
+    if task.mode != "observe" and not (home / SERVING).exists():
+        ServingSettings(task.mode, task.share, task.audit_rate).write(home)
+
+
+def _store(config: GatewayConfig, task: TaskConfig, home: Path) -> TraceStore:
+    settings = Settings.read(home)
+    if config.database is None or (settings is not None and settings.store == "sqlite"):
+        return TraceStore.open(home, task=settings.task if settings is not None else "default")
+    name = settings.task if settings is not None else task.name
+    return TraceStore.open(config.database.reveal(), task=name, copy=home / COPY)

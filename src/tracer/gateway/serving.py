@@ -1,0 +1,249 @@
+"""All that a request is answered with, as one object that a reload swaps whole; and the gateway that holds it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tracer.cost import price_of
+from tracer.errors import TracerError
+from tracer.gateway import upstream as upstreams
+from tracer.gateway.auth import Gate
+from tracer.gateway.calls import Call
+from tracer.gateway.discovery import Discovery
+from tracer.gateway.headers import Auth
+from tracer.gateway.lines import TaskLine
+from tracer.gateway.metrics import Metrics
+from tracer.gateway.retrying import Retries
+from tracer.gateway.settings import GatewayConfig, Upstream
+from tracer.gateway.tasks import TaskSet
+from tracer.gateway.upstream import Chain, Client, Timeouts
+from tracer.serving.coins import Rng
+from tracer.types import Usage
+
+log = logging.getLogger("tracer.gateway")
+
+TEND_S = 30.0
+OFF = "OFF"
+_WATCHED = 1_000
+_RETIRE_S = 600.0
+
+
+class Chains:
+    """The chains of a config: one for each upstream, and one more for each name that a task's teacher goes by there.
+
+    Made as they are needed; raises ConfigError for upstreams that cannot be asked in turn.
+    """
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._config = config
+        self._made: dict[tuple[str, str | None], tuple[Chain, list[Client]]] = {}
+        for known in config.upstreams:
+            self.of(known.name, None)
+        for task in config.tasks:
+            self.of(task.upstream, task.teacher)
+
+    def of(self, name: str, model: str | None) -> Chain:
+        """The chain that begins with an upstream; ``model`` in place of the request's."""
+        if (name, model) not in self._made:
+            first = self._config.upstream(name)
+            order = [first, *(self._config.upstream(other) for other in first.fallbacks)]
+            clients = [Client(_settings(one, model)) for one in order]
+            self._made[name, model] = Chain(clients), clients
+        return self._made[name, model][0]
+
+    def default(self, *, anthropic: bool) -> Chain:
+        """The chain for traffic of no task: the first upstream, or the first that speaks Anthropic's format."""
+        known = self._config.upstreams
+        first = next((one for one in known if anthropic and one.kind == "anthropic"), known[0])
+        return self.of(first.name, None)
+
+    @property
+    def breakers(self) -> dict[str, str]:
+        """State of each upstream's breaker."""
+        return {name: state for chain, _ in self._made.values() for name, state in chain.breakers.items()}
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for _, clients in self._made.values():
+            for client in clients:
+                await client.aclose()
+
+
+@dataclass(slots=True, eq=False)
+class Serving:
+    """One state of the configuration. A request takes it at its start and is answered wholly by it."""
+
+    config: GatewayConfig
+    tasks: TaskSet
+    lines: Mapping[str, TaskLine]
+    chains: Chains
+    gate: Gate
+    running: int = field(default=0)
+
+    @classmethod
+    def make(cls, config: GatewayConfig, before: Serving | None = None, rng: Rng | None = None) -> Serving:
+        """From a config; lines of tasks that are as they were go on. Raises ConfigError, StoreError."""
+        chains = Chains(config)
+        same = before is not None and (before.config.home, before.config.database, before.config.limits.queue) == (
+            config.home, config.database, config.limits.queue
+        )  # fmt: skip
+        old = before.lines if before is not None and same else {}
+        lines: dict[str, TaskLine] = {}
+        try:
+            for task in config.tasks:
+                kept = old.get(task.name)
+                unchanged = kept is not None and kept.task == task
+                lines[task.name] = kept if kept is not None and unchanged else TaskLine(config, task, rng=rng)
+        except BaseException:
+            for line in lines.values():
+                if line not in old.values():
+                    line.close(0.0)
+            raise
+        return cls(config, TaskSet(config.tasks), lines, chains, Gate(config))
+
+
+class Gateway:
+    """What an app holds from its start to its end. ``reader`` reads the config again for a reload."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        *,
+        reader: Callable[[], GatewayConfig] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        now: Callable[[], float] = time.time,
+        rng: Rng | None = None,
+        tend_s: float = TEND_S,
+    ) -> None:
+        self._first, self._reader, self._rng, self._tend_s = config, reader, rng, tend_s
+        self.clock, self.now = clock, now
+        self.metrics, self.discovery = Metrics(), Discovery()
+        self.ready = False
+        self.unwatched = 0
+        self._serving: Serving | None = None
+        self._watched: asyncio.Queue[tuple[Call, str | None, float, Usage | None]] = asyncio.Queue(_WATCHED)
+        self._work: set[asyncio.Task[None]] = set()
+
+    @property
+    def serving(self) -> Serving:
+        """The state in force."""
+        if self._serving is None:
+            raise RuntimeError("the gateway has not started")
+        return self._serving
+
+    @property
+    def config(self) -> GatewayConfig:
+        """The settings in force."""
+        return self._serving.config if self._serving is not None else self._first
+
+    def open(self) -> None:
+        """Open stores and load policies; once. Raises TracerError."""
+        if self._serving is None:
+            price_of("gpt-4o-mini")  # reads the price list, for which no request is to wait
+            self._serving = Serving.make(self._first, None, self._rng)
+
+    async def start(self) -> None:
+        """Open, where nobody did, and begin. Raises TracerError."""
+        await asyncio.to_thread(self.open)
+        self.background(self._every())
+        self.background(self._discover())
+        self.ready = True
+
+    async def stop(self) -> None:
+        """Write what waits and let go of everything; requests are over by now."""
+        self.ready = False
+        for task in tuple(self._work):
+            task.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
+        while not self._watched.empty():
+            call, output, at, usage = self._watched.get_nowait()
+            self.discovery.observe(call, output, at=at, usage=usage)
+        await asyncio.to_thread(self._save)
+        await asyncio.gather(*(asyncio.to_thread(line.close) for line in self.serving.lines.values()))
+        await self.serving.chains.aclose()
+
+    async def reload(self) -> None:
+        """Take up the config file as it is now; on an error the old state goes on. Raises TracerError."""
+        old = self.serving
+        config = await asyncio.to_thread(self._reader) if self._reader is not None else old.config
+        new = await asyncio.to_thread(Serving.make, config, old, self._rng)
+        self._serving = new
+        self.background(self._retire(old, new))
+
+    def switch_off(self, off: bool) -> None:
+        """Everything to the teacher in all tasks, or no longer: the file ``OFF`` in each task's home."""
+        for line in self.serving.lines.values():
+            switch = line.home / OFF
+            if off:
+                switch.touch()
+            else:
+                switch.unlink(missing_ok=True)
+
+    def watch(self, call: Call, output: str | None, usage: Usage | None) -> None:
+        """Let discovery see a call; one that finds no room is left out and counted."""
+        try:
+            self._watched.put_nowait((call, output, self.now(), usage))
+        except asyncio.QueueFull:
+            self.unwatched += 1
+
+    def background(self, work: Awaitable[None]) -> None:
+        """Run beside the requests, until it ends or the gateway does."""
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    async def tend(self) -> None:
+        """What is done every 30 seconds: tallies and discoveries are written."""
+        for line in self.serving.lines.values():
+            try:
+                await asyncio.to_thread(line.tend)
+            except TracerError as error:
+                log.warning("tallies of task %s wait: %s", line.task.name, type(error).__name__)
+        await asyncio.to_thread(self._save)
+
+    async def _every(self) -> None:
+        while True:
+            await asyncio.sleep(self._tend_s)
+            await self.tend()
+
+    async def _discover(self) -> None:
+        while True:
+            call, output, at, usage = await self._watched.get()
+            await asyncio.to_thread(self.discovery.observe, call, output, at=at, usage=usage)
+
+    def _save(self) -> None:
+        home: Path = self.serving.config.home
+        try:
+            if self.discovery.proposals():
+                home.mkdir(parents=True, exist_ok=True)
+                self.discovery.save(home)
+        except (TracerError, OSError) as error:
+            log.warning("discovered tasks could not be saved: %s", type(error).__name__)
+
+    async def _retire(self, old: Serving, new: Serving) -> None:
+        begun = self.clock()
+        with contextlib.suppress(asyncio.CancelledError):
+            while old.running and self.clock() - begun < _RETIRE_S:
+                await asyncio.sleep(0.05)
+        kept = set(map(id, new.lines.values()))
+        for line in old.lines.values():
+            if id(line) not in kept:
+                await asyncio.to_thread(line.close)
+        await old.chains.aclose()
+
+
+def _settings(one: Upstream, model: str | None) -> upstreams.Upstream:
+    key = one.api_key.reveal() if one.api_key is not None else None
+    auth: Auth | None = None
+    if key is not None:
+        auth = "x-api-key" if one.kind == "anthropic" else "bearer"
+    times = Timeouts(one.connect_timeout_s, one.timeout_s, max(Timeouts().total_s, one.timeout_s))
+    return upstreams.Upstream(
+        one.name, one.base_url, key, auth, model, timeouts=times, retries=Retries(attempts=1 + one.retries)
+    )
