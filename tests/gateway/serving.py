@@ -34,6 +34,7 @@ class Served:
     url: str
     home: Path
     gateway: Gateway
+    client: httpx2.Client
 
     @property
     def task(self) -> Path:
@@ -53,7 +54,7 @@ class Served:
     def post(self, body: Mapping[str, Any], path: str = CHAT, **headers: str) -> httpx2.Response:
         """What a plain client gets."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return httpx2.post(self.url + path, content=json.dumps(body).encode(), headers=named, timeout=20.0)
+        return self.client.post(self.url + path, content=json.dumps(body).encode(), headers=named)
 
 
 def asked(text: str, **more: Any) -> dict[str, Any]:
@@ -97,7 +98,8 @@ def serve(config: str, home: Path, *, reader: Callable[[], str] | None = None, *
     assert running.started
     port = running.servers[0].sockets[0].getsockname()[1]
     try:
-        yield Served(f"http://127.0.0.1:{port}", home, gateway)
+        with httpx2.Client(timeout=20.0) as client:
+            yield Served(f"http://127.0.0.1:{port}", home, gateway, client)
     finally:
         running.should_exit = True
         thread.join(30)

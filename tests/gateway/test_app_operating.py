@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -326,11 +327,13 @@ def test_sigterm_ends_what_runs_and_writes_what_waits(known: Known, tmp_path: Pa
         config = tmp_path / "tracer.yaml"
         config.write_text(settings(api.url, tmp_path))
         command = [sys.executable, "-m", "tracer.cli", "serve", "-c", str(config), "--port", str(port)]
-        with subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": "src"}
-        ) as one:
+        environ = os.environ | {"PYTHONPATH": "src"}
+        with ExitStack() as stack:
+            client = stack.enter_context(httpx2.Client(timeout=20.0))
+            one = stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ))
+            stack.callback(one.kill)  # where the test fails before its end
             url = f"http://127.0.0.1:{port}"
-            served = Served(url, tmp_path, None)  # type: ignore[arg-type]
+            served = Served(url, tmp_path, None, client)  # type: ignore[arg-type]
 
             def up() -> bool:
                 try:
