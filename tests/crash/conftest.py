@@ -107,8 +107,8 @@ def log_of(path: Path, traces: Sequence[Trace]) -> str:
     """A log that holds these traces."""
     lines = []
     for t in traces:
-        line = {"id": t.id, "input": t.text, "teacher": t.label, "origin": t.origin}
-        lines.append(json.dumps(line if t.teacher is None else line | {"model": t.teacher}))
+        model = t.teacher or "the-teacher"
+        lines.append(json.dumps({"id": t.id, "input": t.text, "teacher": t.label, "origin": t.origin, "model": model}))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
 

@@ -52,7 +52,7 @@ class Operation:
 OPERATIONS = {
     "fit": Operation(
         "fresh", "fit", {},
-        ["beside:vN", "fit.policies-saved", "store.replacing", "store.replaced", "fit.traces-stored",
+        ["attempt.begun", "beside:vN", "fit.policies-saved", "store.replacing", "store.replaced", "fit.traces-stored",
          "beside:settings.json", "fit.decided", *ACTIVATED, "fit.activated", "beside:training.safetensors",
          "beside:copy.json", "beside:rows-N", "beside:vN.json"],
         "fit.decided", "past", slow=True,
