@@ -1,8 +1,9 @@
-"""The stand-in speaks as the vendors do: their own SDKs read it, where they are at hand."""
+"""The stand-in speaks as the vendors do: their own SDKs read it."""
 
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from typing import Any
 
 import httpx2
@@ -17,9 +18,11 @@ SCHEMA = {
 FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 TOOL: Any = {"type": "function", "function": {"name": "label", "parameters": SCHEMA}}
 
+openai: Any = import_module("openai")
+anthropic: Any = import_module("anthropic")  # what they parse is looked at, not how they are typed
+
 
 def test_openai_reads_it() -> None:
-    openai = pytest.importorskip("openai")
     with Standin({"where is it": "lost"}) as api, openai.OpenAI(base_url=f"{api.url}/v1", api_key="k") as client:
         asked: Any = {"model": "m", "messages": [{"role": "user", "content": "where is it"}]}
         assert client.chat.completions.create(**asked).choices[0].message.content == "lost"
@@ -37,7 +40,6 @@ def test_openai_reads_it() -> None:
 
 
 def test_anthropic_reads_it() -> None:
-    anthropic = pytest.importorskip("anthropic")
     with Standin({"where is it": "lost"}) as api, anthropic.Anthropic(base_url=api.url, api_key="k") as client:
         asked: Any = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "where is it"}]}
         assert client.messages.create(**asked).content[0].text == "lost"

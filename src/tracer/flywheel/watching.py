@@ -24,7 +24,7 @@ from tracer.features.dense import Embedder
 from tracer.flywheel.committing import recertified
 from tracer.flywheel.homes import locked, store_of, traces_of
 from tracer.flywheel.settings import TEACHER, Challenger, Settings
-from tracer.monitoring.alarms import MOST_AUDITED, Monitor, MonitorConfig, MonitorState
+from tracer.monitoring.alarms import Monitor, MonitorConfig, MonitorState, raised_rate
 from tracer.monitoring.drift import Drift, DriftState
 from tracer.monitoring.observations import Observation, observed
 from tracer.monitoring.promotion import Promotion, promote
@@ -357,11 +357,6 @@ def _by_audits(policy: Policy, found: Promotion, challenger: Challenger, audits:
         assumption="", n_reused=0, one_a_group=any(trace.group is not None for trace in audits),
         split=f"{found.n_audits} fresh audits, looked at after each",
     )  # fmt: skip
-
-
-def raised_rate(rate: float) -> float:
-    """The audit rate after a warning: twice as much, up to `MOST_AUDITED`, never less."""
-    return max(rate, min(2.0 * rate, MOST_AUDITED))
 
 
 def _told(monitor: MonitorState) -> str:

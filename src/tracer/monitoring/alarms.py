@@ -315,7 +315,7 @@ class MonitorState:
 
     def advised_rate(self, rate: float) -> float:
         """The audit rate to use where ``rate`` is set: twice as much after a warning, up to 0.2, never less."""
-        return rate if self.status == "quiet" else max(rate, min(2.0 * rate, MOST_AUDITED))
+        return rate if self.status == "quiet" else raised_rate(rate)
 
     # --- on paper ---------------------------------------------------------------------------------------------
 
@@ -355,6 +355,11 @@ class MonitorState:
             return cls(**stored)
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"the monitor's state does not have the fields it should: {error}") from error
+
+
+def raised_rate(rate: float) -> float:
+    """The audit rate after a warning: twice as much, up to `MOST_AUDITED`, never less."""
+    return max(rate, min(2.0 * rate, MOST_AUDITED))
 
 
 def _contradicted(observation: Observation) -> bool:
