@@ -198,8 +198,12 @@ class Standin:
             status = 400 if known else 404
             await _whole(writer, status, json.dumps(shapes.error(path, status)).encode())
             return True
-        label = self._labels.get(self._text_of(path, asked), self._default)
-        whole = shapes.answer(path, asked, label, len(self.asked))
+        try:
+            label = self._labels.get(self._text_of(path, asked), self._default)
+            whole = shapes.answer(path, asked, label, len(self.asked))
+        except (AttributeError, KeyError, TypeError):  # what no API would take
+            await _whole(writer, 400, json.dumps(shapes.error(path, 400)).encode())
+            return True
         if asked.get("stream") is True:
             pause = fault.seconds if fault is not None and kind == "slow_chunks" else 0.0
             await _streamed(writer, shapes.events(path, asked, whole), pause, kind == "cut")

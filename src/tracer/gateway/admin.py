@@ -12,12 +12,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tracer.errors import BusyError, ConfigError, TracerError
+from tracer.errors import BusyError, ConfigError, StoreError, TracerError
 from tracer.flywheel import switching
 from tracer.gateway.codecs.bodies import read_object
 from tracer.gateway.discovery import stored
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.plane import TooLargeError, read_body
+from tracer.gateway.relaying import ClientGoneError
 from tracer.gateway.serving import OFF, Gateway
 from tracer.policies.registry import PolicyRegistry
 
@@ -61,7 +62,12 @@ class Admin:
             except TooLargeError:
                 return _problem(413, "the body is too large")
             except TracerError as error:
-                return _problem(409 if isinstance(error, BusyError) else 400, str(error))
+                status = 409 if isinstance(error, BusyError) else 503 if isinstance(error, StoreError) else 400
+                return _problem(status, str(error))
+            except OSError as error:
+                return _problem(503, f"the home folder cannot be used: {error.strerror or type(error).__name__}")
+            except ClientGoneError:
+                return _problem(400, "the client left")
 
         return endpoint
 

@@ -21,6 +21,7 @@ from tracer.gateway.serving import Gateway
 from tracer.types import Answer
 
 _MOST = 1_000
+_GREATEST = float(np.finfo(np.float32).max)
 _OPENAI = CODECS["openai.chat"]
 
 
@@ -36,7 +37,7 @@ class Native:
         try:
             asked, line, name = await self._asked(request)
             text, embedding = asked.get("text"), _vector(asked.get("embedding"))
-            if not (isinstance(text, str) and text.strip()) and embedding is None:
+            if not (isinstance(text, str) and text.strip()) and (embedding is None or text is not None):
                 raise CodecError("text must be a text, or embedding a list of numbers")
             fallback = asked.get("fallback")
             if fallback is not None and not isinstance(fallback, str):
@@ -131,7 +132,7 @@ def _vector(value: object) -> list[float] | None:
         return None
     if not isinstance(value, list) or not value or not all(type(x) in (int, float) for x in value):
         raise CodecError("embedding must be a list of numbers")
-    if not np.isfinite(np.asarray(value, dtype=np.float32)).all():
+    if not all(abs(x) <= _GREATEST for x in value):
         raise CodecError("embedding must be a list of finite numbers")
     return value
 
