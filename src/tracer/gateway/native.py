@@ -15,7 +15,7 @@ from tracer.errors import CodecError, RouteError
 from tracer.gateway.codecs import CODECS
 from tracer.gateway.codecs.bodies import read_object
 from tracer.gateway.lines import TaskLine
-from tracer.gateway.plane import TooLargeError, read_body
+from tracer.gateway.reading import TooLargeError, discard, read_body
 from tracer.gateway.relaying import ClientGoneError
 from tracer.gateway.serving import Gateway
 from tracer.types import Answer
@@ -95,7 +95,9 @@ class Native:
             raise _Refusal(429, "too many requests", {"retry-after": str(max(1, round(wait + 0.5)))})
         try:
             body = await read_body(request.receive, headers, serving.config.limits.body_bytes)
-        except TooLargeError:
+        except TooLargeError as error:
+            if error.more:
+                await discard(request.scope, request.receive, headers)
             raise _Refusal(413, "the body is larger than this gateway takes") from None
         except ClientGoneError:
             raise _Refusal(400, "the client left") from None
