@@ -22,9 +22,14 @@ from tracer.policies.serving_settings import ServingSettings
 
 PATHS = (CHAT, "/v1/responses", "/v1/messages", "/v1/decisions", "/v1/systemone", "/v1/classify", "/v1/classify/batch")
 PRIVATE = "zebra-quagga-private"
-EAGER = settings(
-    max_examples=120, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+FEW_AND_MANY = [20, pytest.param(400, marks=pytest.mark.slow)]
+"""How many examples: by default, and among the slow tests."""
+
+
+def eager(n: int) -> settings:
+    return settings(
+        max_examples=n, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +117,9 @@ def whole(path: str) -> dict[str, Any]:
 
 
 @st.composite
-def bent(draw: st.DrawFn, path: str) -> bytes:
-    """A request with some values replaced, at any depth, and some fields added."""
-    body = json.loads(json.dumps(whole(path)))
+def bent(draw: st.DrawFn, given: dict[str, Any]) -> bytes:
+    """A body with some values replaced, at any depth, and some fields added."""
+    body = json.loads(json.dumps(given))
     for _ in range(draw(st.integers(1, 3))):
         here: Any = body
         while True:
@@ -131,10 +136,11 @@ def bent(draw: st.DrawFn, path: str) -> bytes:
     return json.dumps(body, ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
 
 
+@pytest.mark.parametrize("n_examples", FEW_AND_MANY)
 @pytest.mark.parametrize("path", PATHS)
-def test_requests_that_are_bent(served: Served, path: str) -> None:
-    @EAGER
-    @given(body=bent(path), content=st.sampled_from(["application/json", "text/plain", "", "application/json; charset=utf-16"]))
+def test_requests_that_are_bent(served: Served, path: str, n_examples: int) -> None:
+    @eager(n_examples)
+    @given(body=bent(whole(path)), content=st.sampled_from(["application/json", "text/plain", "", "application/json; charset=utf-16"]))
     def send(body: bytes, content: str) -> None:
         answer = served.client.post(served.url + path, content=body, headers={"content-type": content})
         assert answer.status_code < 500, (answer.status_code, answer.content)
@@ -145,11 +151,12 @@ def test_requests_that_are_bent(served: Served, path: str) -> None:
     check(served)
 
 
-def test_bodies_of_any_bytes(served: Served) -> None:
+@pytest.mark.parametrize("n_examples", FEW_AND_MANY)
+def test_bodies_of_any_bytes(served: Served, n_examples: int) -> None:
     deep = b"[" * 100_000 + b"]" * 100_000
     many = b'{"model": "desk-router", "messages": ' + b'{"a":' * 30_000 + b"1" + b"}" * 30_001
 
-    @EAGER
+    @eager(n_examples)
     @given(path=st.sampled_from(PATHS), body=st.binary(max_size=200))
     @example(path=CHAT, body=deep)
     @example(path=CHAT, body=many)
@@ -172,7 +179,8 @@ def test_bodies_of_any_bytes(served: Served) -> None:
 odd_bytes = st.binary(max_size=12).filter(lambda b: b"\r" not in b and b"\n" not in b)
 
 
-def test_heads_that_are_odd(served: Served) -> None:
+@pytest.mark.parametrize("n_examples", FEW_AND_MANY)
+def test_heads_that_are_odd(served: Served, n_examples: int) -> None:
     """Headers, methods and targets of any bytes, straight onto the socket."""
     body = json.dumps(asked(json.dumps({"text": PRIVATE}))).encode()
     tracer = st.tuples(
@@ -183,7 +191,7 @@ def test_heads_that_are_odd(served: Served) -> None:
                                               b"\xb2", b"99999999999999999999", b"-1", b"+5", b"websocket", b"h2c"])),
     )  # fmt: skip
 
-    @EAGER
+    @eager(n_examples)
     @given(
         headers=st.lists(tracer, max_size=4),
         path=st.sampled_from([CHAT, "/v1/classify", "/v1/files/x", "/health", "/admin/tasks", "/v1//a", "/v1/%00", "/%ff",
@@ -251,7 +259,8 @@ def test_logs_hold_no_content_whatever_came(
     known: Known, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     place(known.home, tmp_path, ServingSettings(audit_rate=0.0))
-    caplog.set_level(logging.DEBUG)
+    for name in ("tracer", "uvicorn"):
+        caplog.set_level(logging.DEBUG, name)
     with Standin(default=PRIVATE) as api, serve(serving.settings(api.url, tmp_path), tmp_path) as served:
         for path in PATHS:
             for body in (whole(path), [PRIVATE], {PRIVATE: PRIVATE}, {**whole(path), "tools": PRIVATE, "n": PRIVATE}):
