@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
+from tracer.gateway import openapi, problems
 from tracer.gateway.admin import Admin
 from tracer.gateway.auth import check_bind
 from tracer.gateway.health import Health
@@ -36,7 +38,7 @@ def application(gateway: Gateway) -> Starlette:
             await gateway.stop()
 
     async def other(_: Request) -> Response:
-        return JSONResponse({"error": {"message": "there is nothing here", "type": "not_found_error"}}, status_code=404)
+        raise HTTPException(404)
 
     native, plane = Native(gateway), Plane(gateway)
     routes = [
@@ -44,16 +46,20 @@ def application(gateway: Gateway) -> Starlette:
         Route("/v1/classify", native.classify, methods=["POST"]),
         Route("/v1/classify/batch", native.batch, methods=["POST"]),
         Route("/v1/models", native.models, methods=["GET"]),
+        *(Route(path, problems.OtherMethod(allowed)) for path, allowed in _OWN),
         Route("/v1/{rest:path}", plane),
         *Health(gateway).routes(),
         *Admin(gateway).routes(),
+        *openapi.routes(),
         Route("/{rest:path}", other),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    handlers = {HTTPException: problems.refused, Exception: problems.broken}
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
 
 
 _DATA = ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/decisions", "/v1/systemone")
 """First, so that the busiest paths are found at once."""
+_OWN = (("/v1/classify", "POST"), ("/v1/classify/batch", "POST"), ("/v1/models", "GET, HEAD"))
 
 
 def server(gateway: Gateway, host: str, port: int) -> uvicorn.Server:

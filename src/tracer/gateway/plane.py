@@ -17,7 +17,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from tracer.errors import CodecError, UpstreamError
 from tracer.gateway.auth import Caller
@@ -27,6 +27,7 @@ from tracer.gateway.codecs.base import Codec
 from tracer.gateway.codecs.sse import events_of
 from tracer.gateway.deciding import MODES, UNANSWERED, Verdict, decide
 from tracer.gateway.lines import TaskLine
+from tracer.gateway.reading import TooLargeError, discard, read_body
 from tracer.gateway.relaying import ClientGoneError, Tee, while_connected
 from tracer.gateway.replies import Reply
 from tracer.gateway.serving import Gateway, Serving
@@ -39,11 +40,8 @@ log = logging.getLogger("tracer.gateway.requests")
 MODE = "x-tracer-mode"
 NO_STORE = "x-tracer-no-store"
 _COPIED = 1 << 20
+_OF_PROXIES = frozenset({"CONNECT", "TRACE"})
 _STATUS = {"timeout": 504, "connect": 502, "cut": 502, "breaker_open": 503, "status": 502}
-
-
-class TooLargeError(Exception):
-    """A body has more bytes than a gateway takes."""
 
 
 @dataclass(slots=True)
@@ -61,6 +59,7 @@ class Exchange:
     id: str = field(default_factory=lambda: secrets.token_hex(16))
     caller: Caller = field(default_factory=lambda: Caller(None))
     body: bytes = b""
+    unread: bool = True
     call: Call | None = None
     match: Match | None = None
     line: TaskLine | None = None
@@ -101,11 +100,16 @@ class Plane:
             self._over(one)
 
     async def _serve(self, one: Exchange, *, known: bool, anthropic: bool) -> None:
+        if one.scope["method"] in _OF_PROXIES:
+            await self._refuse(one, 405, "this method is for proxies")
+            return
         if not await self._admitted(one):
             return
         try:
             one.body = await read_body(one.receive, one.headers, one.serving.config.limits.body_bytes)
-        except TooLargeError:
+            one.unread = False
+        except TooLargeError as error:
+            one.unread = error.more
             await self._refuse(one, 413, "the body is larger than this gateway takes")
             return
         if known:
@@ -282,6 +286,8 @@ class Plane:
     async def _refuse(self, one: Exchange, status: int, message: str, more: Mapping[str, str] | None = None) -> None:
         """An error in the shape of the client's format."""
         one.status = status
+        if one.unread:
+            await discard(one.scope, one.receive, one.headers)
         body = one.codec.error(status, message)
         head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *self._told(one)]
         head += [(name.encode(), value.encode()) for name, value in (more or {}).items()]
@@ -320,25 +326,6 @@ class Plane:
                 "overhead_ms": round(overhead * 1e3, 3), "bytes": len(one.body), "key": one.caller.name,
             }  # fmt: skip
             log.info("%s", json.dumps(line))
-
-
-async def read_body(receive: Receive, headers: Mapping[str, str], limit: int) -> bytes:
-    """A whole body. Raises TooLargeError as soon as that is known, ClientGoneError where the client left."""
-    length = headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
-        raise TooLargeError
-    parts, size = [], 0
-    while True:
-        message: Message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise TooLargeError
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
 
 
 async def gone(receive: Receive) -> None:
