@@ -18,6 +18,7 @@ from tracer.gateway.health import Health
 from tracer.gateway.native import Native
 from tracer.gateway.plane import Plane
 from tracer.gateway.serving import Gateway
+from tracer.gateway.telemetry import Telemetry, traced
 
 log = logging.getLogger("tracer.gateway")
 
@@ -38,11 +39,14 @@ def application(gateway: Gateway) -> Starlette:
     async def other(_: Request) -> Response:
         return JSONResponse({"error": {"message": "there is nothing here", "type": "not_found_error"}}, status_code=404)
 
+    def telemetry() -> Telemetry | None:
+        return gateway.telemetry
+
     native, plane = Native(gateway), Plane(gateway)
     routes = [
         *(Route(path, plane) for path in _DATA),
-        Route("/v1/classify", native.classify, methods=["POST"]),
-        Route("/v1/classify/batch", native.batch, methods=["POST"]),
+        Route("/v1/classify", traced(telemetry, native.classify), methods=["POST"]),
+        Route("/v1/classify/batch", traced(telemetry, native.batch), methods=["POST"]),
         Route("/v1/models", native.models, methods=["GET"]),
         Route("/v1/{rest:path}", plane),
         *Health(gateway).routes(),

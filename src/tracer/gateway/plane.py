@@ -350,8 +350,9 @@ class Plane:
         if one.span is not None:
             answer = one.verdict.answer if one.verdict is not None else None
             one.span.end(
-                one.id, one.status, one.task, one.decision, one.reason, call=one.call, answer=answer, saved=one.saved
-            )
+                one.status, id=one.id, task=one.task, decision=one.decision, reason=one.reason,
+                call=one.call, answer=answer, saved=one.saved,
+            )  # fmt: skip
         if log.isEnabledFor(logging.INFO):
             policy = one.verdict.answer.policy if one.verdict is not None else None
             line = {

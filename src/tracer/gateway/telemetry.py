@@ -11,9 +11,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tracer.errors import MissingExtraError
 from tracer.gateway import genai
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext, TracerProvider
 
 log = logging.getLogger("tracer.gateway")
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 PACKAGES: Final = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 PARENT, STATE = b"traceparent", b"tracestate"
@@ -54,6 +59,7 @@ class Telemetry:
         spans: TracerProvider,
         meters: MeterProvider,
         closing: Iterable[Callable[[], object]] = (),
+        giving_up: Iterable[Callable[[], object]] = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -68,7 +74,7 @@ class Telemetry:
             genai.TOKENS, "{token}", "Tokens of a call of the teacher.",
             explicit_bucket_boundaries_advisory=genai.TOKEN_BUCKETS,
         )  # fmt: skip
-        self._closing, self._models = tuple(closing), set[str]()
+        self._closing, self._giving_up, self._models = tuple(closing), tuple(giving_up), set[str]()
         self.clock = clock
 
     @classmethod
@@ -83,19 +89,23 @@ class Telemetry:
         if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
             resource = resource.merge(Resource({SERVICE_NAME: "tracer"}))
         spans = TracerProvider(resource=resource, shutdown_on_exit=False)
-        readers = []
+        readers, giving_up = [], []
         if os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "none":
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-            spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+            exporter = OTLPSpanExporter()
+            giving_up.append(exporter.shutdown)
+            spans.add_span_processor(BatchSpanProcessor(exporter))
         if os.environ.get("OTEL_METRICS_EXPORTER", "otlp") != "none":
             from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
             from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-            readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
+            metrics = OTLPMetricExporter()
+            giving_up.append(metrics.shutdown)
+            readers.append(PeriodicExportingMetricReader(metrics))
         meters = MeterProvider(readers, resource, shutdown_on_exit=False)
-        return cls(spans, meters, (spans.shutdown, meters.shutdown))
+        return cls(spans, meters, (spans.shutdown, meters.shutdown), giving_up)
 
     def begin(self, method: str, route: str, headers: Mapping[str, str]) -> RequestSpan:
         """The span of a request that came, under the trace that its ``traceparent`` names."""
@@ -107,16 +117,18 @@ class Telemetry:
         span = self._tracer.start_span(f"{method} {route}", parent, SpanKind.SERVER, facts)
         return RequestSpan(self, span)
 
-    def close(self, timeout_s: float = _CLOSE_S) -> None:
-        """Send what waits; what a collector has not taken after ``timeout_s`` seconds is lost."""
+    def close(self, timeout_s: float | None = None) -> None:
+        """Send what waits; what a collector has not taken after ``timeout_s`` seconds, by default 5, is lost."""
         threads = [threading.Thread(target=work, name="tracer-telemetry", daemon=True) for work in self._closing]
         for thread in threads:
             thread.start()
-        until = time.monotonic() + timeout_s
+        until = time.monotonic() + (_CLOSE_S if timeout_s is None else timeout_s)
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
         if any(thread.is_alive() for thread in threads):
             log.warning("the collector of telemetry does not answer: the last spans are lost")
+            for work in self._giving_up:
+                work()  # ends the waiting between two attempts
 
     def asking(self, parent: Span, name: str, facts: Mapping[str, Any]) -> Span:
         """The span of a call of an upstream."""
@@ -200,12 +212,12 @@ class RequestSpan:
 
     def end(
         self,
-        id: str,  # noqa: A002
         status: int,
-        task: str,
-        decision: str,
-        reason: str,
         *,
+        id: str = "",  # noqa: A002
+        task: str = "",
+        decision: str = "",
+        reason: str = "",
         call: Call | None = None,
         answer: Answer | None = None,
         saved: Decimal | None = None,
@@ -213,8 +225,8 @@ class RequestSpan:
         """The request is over; ``status`` 499 is a client that left."""
         span = self._span
         if span.is_recording():
-            facts: dict[str, Any] = {genai.CALL_ID: id, genai.DECISION: decision, genai.REASON: reason}
-            facts |= {genai.TASK: task} if task else {}
+            told = {genai.CALL_ID: id, genai.DECISION: decision, genai.REASON: reason, genai.TASK: task}
+            facts: dict[str, Any] = {name: value for name, value in told.items() if value}
             facts |= {genai.STATUS: status} if status else {}
             facts |= _of_call(call, decision) | _of_answer(answer)
             if saved is not None:
@@ -229,6 +241,23 @@ class RequestSpan:
         self._facts |= {genai.UPSTREAM: upstream.name} | genai.server(upstream)
         if genai.OPERATION in self._facts:
             self._facts[genai.PROVIDER] = genai.provider(upstream)
+
+
+def traced(telemetry: Callable[[], Telemetry | None], endpoint: Endpoint) -> Endpoint:
+    """An endpoint with a span around it, where there is telemetry when a request comes."""
+
+    async def spanned(request: Request) -> Response:
+        if (now := telemetry()) is None:
+            return await endpoint(request)
+        span, status = now.begin(request.method, request.url.path, request.headers), 0
+        try:
+            response = await endpoint(request)
+            status = response.status_code
+        finally:
+            span.end(status)
+        return response
+
+    return spanned
 
 
 def injected(headers: Iterable[tuple[bytes, bytes]], context: SpanContext) -> list[tuple[bytes, bytes]]:
