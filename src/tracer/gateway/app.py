@@ -15,7 +15,7 @@ from starlette.routing import Route
 from tracer.gateway.admin import Admin
 from tracer.gateway.auth import check_bind
 from tracer.gateway.health import Health
-from tracer.gateway.native import Native
+from tracer.gateway.native import Native, bounded
 from tracer.gateway.plane import Plane
 from tracer.gateway.serving import Gateway
 from tracer.gateway.telemetry import Telemetry, traced
@@ -45,8 +45,8 @@ def application(gateway: Gateway) -> Starlette:
     native, plane = Native(gateway), Plane(gateway)
     routes = [
         *(Route(path, plane) for path in _DATA),
-        Route("/v1/classify", traced(telemetry, native.classify), methods=["POST"]),
-        Route("/v1/classify/batch", traced(telemetry, native.batch), methods=["POST"]),
+        Route("/v1/classify", traced(telemetry, bounded(gateway, native.classify)), methods=["POST"]),
+        Route("/v1/classify/batch", traced(telemetry, bounded(gateway, native.batch)), methods=["POST"]),
         Route("/v1/models", native.models, methods=["GET"]),
         Route("/v1/{rest:path}", plane),
         *Health(gateway).routes(),

@@ -18,6 +18,7 @@ from tracer.gateway.lines import TaskLine
 from tracer.gateway.plane import TooLargeError, read_body
 from tracer.gateway.relaying import ClientGoneError
 from tracer.gateway.serving import Gateway
+from tracer.gateway.telemetry import Endpoint
 from tracer.types import Answer
 
 _MOST = 1_000
@@ -113,6 +114,22 @@ class Native:
             decision = "handled" if answer.handled else "audit" if answer.audited else "deferred"
             seconds = answer.latency_s
             self._gateway.metrics.count(task, decision, answer.reason, 200, seconds, seconds)
+
+
+def bounded(gateway: Gateway, endpoint: Endpoint) -> Endpoint:
+    """An endpoint whose requests count towards ``limits.concurrency``, and are waited for by a reload."""
+
+    async def counted(request: Request) -> Response:
+        serving = gateway.serving
+        serving.running += 1
+        try:
+            if serving.running > serving.config.limits.concurrency:
+                return _error(503, "this gateway answers as many requests as it takes", {"retry-after": "1"})
+            return await endpoint(request)
+        finally:
+            serving.running -= 1
+
+    return counted
 
 
 class _Refusal(Exception):  # noqa: N818 - it carries an answer
