@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tracer.errors import CodecError, RouteError
+from tracer.gateway.auth import Caller, UncheckedError, source_of
 from tracer.gateway.codecs import CODECS
 from tracer.gateway.codecs.bodies import read_object
 from tracer.gateway.lines import TaskLine
@@ -75,9 +76,10 @@ class Native:
 
     async def models(self, request: Request) -> Response:
         """The aliases of tasks that the caller may use, as OpenAI lists models."""
-        caller = self._gateway.serving.gate.caller(dict(request.headers))
-        if caller is None:
-            return _error(401, "no key of this gateway was shown")
+        try:
+            caller = await self._caller(request)
+        except _Refusal as refusal:
+            return refusal.response
         names = {
             model: line.task.name
             for line in self._gateway.serving.lines.values() if caller.may(line.task.name)
@@ -86,11 +88,19 @@ class Native:
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "tracer"} for name in sorted(names)]
         return JSONResponse({"object": "list", "data": data})
 
-    async def _asked(self, request: Request) -> tuple[dict[str, Any], TaskLine, str]:
-        serving, headers = self._gateway.serving, dict(request.headers)
-        caller = serving.gate.caller(headers)
+    async def _caller(self, request: Request) -> Caller:
+        try:
+            caller = await self._gateway.serving.gate.check(dict(request.headers), source_of(request.scope))
+        except UncheckedError as error:
+            wait = {"retry-after": str(int(error.wait) + 1)}
+            raise _Refusal(429, "too many unknown keys", wait) from None
         if caller is None:
             raise _Refusal(401, "no key of this gateway was shown")
+        return caller
+
+    async def _asked(self, request: Request) -> tuple[dict[str, Any], TaskLine, str]:
+        serving, headers = self._gateway.serving, dict(request.headers)
+        caller = await self._caller(request)
         if (wait := serving.gate.wait(caller)) > 0.0:
             raise _Refusal(429, "too many requests", {"retry-after": str(max(1, round(wait + 0.5)))})
         try:

@@ -21,7 +21,7 @@ from typing import Any
 from starlette.types import Message, Receive, Scope, Send
 
 from tracer.errors import CodecError, UpstreamError
-from tracer.gateway.auth import Caller
+from tracer.gateway.auth import Caller, UncheckedError, source_of
 from tracer.gateway.calls import Call
 from tracer.gateway.codecs import CODECS, PATHS
 from tracer.gateway.codecs.base import Codec
@@ -137,6 +137,11 @@ class Plane:
     async def _admitted(self, one: Exchange) -> bool:
         gate = one.serving.gate
         caller = gate.caller(one.headers)
+        try:
+            caller = caller or await gate.check(one.headers, source_of(one.scope))
+        except UncheckedError as error:
+            await self._refuse(one, 429, "too many unknown keys", {"retry-after": str(int(error.wait) + 1)})
+            return False
         if caller is None:
             await self._refuse(one, 401, "no key of this gateway was shown")
             return False

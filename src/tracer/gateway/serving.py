@@ -119,7 +119,13 @@ class Serving:
                 if line not in old.values():
                     line.close(0.0)
             raise
-        return cls(config, TaskSet(config.tasks), lines, chains, Gate(config))
+        return cls(
+            config,
+            TaskSet(config.tasks),
+            lines,
+            chains,
+            Gate(config, before=before.gate if before is not None else None),
+        )
 
 
 class Gateway:
