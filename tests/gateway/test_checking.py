@@ -49,18 +49,24 @@ def test_wrong_keys_hold_up_nobody_and_are_few_for_each_source(known: Known, tmp
         assert served.post(asked(text), **shown("long-random")).status_code == 200
 
         def wrong(i: int) -> httpx2.Response:
-            return httpx2.post(served.url + "/v1/chat/completions", content=b"{}", headers=shown(f"guess-{i}"))
+            return httpx2.post(
+                served.url + "/v1/chat/completions", content=b"{}", headers=shown(f"guess-{i}"), timeout=60.0
+            )
 
+        begun = time.monotonic()
         with ThreadPoolExecutor(16) as pool:
-            guesses = [pool.submit(wrong, i) for i in range(60)]
-            times = []
+            guesses = [pool.submit(wrong, i) for i in range(30)]
+            times: list[float] = []
             while not all(guess.done() for guess in guesses) or len(times) < 10:
                 response = served.post(asked(text), **shown("long-random"))
                 assert response.status_code == 200
                 times.append(float(response.headers["x-tracer-overhead-ms"]))
+                time.sleep(0.005)
             answers = [guess.result() for guess in guesses]
+            seconds = time.monotonic() - begun
         assert {answer.status_code for answer in answers} == {401, 429}
-        assert 5 <= sum(answer.status_code == 401 for answer in answers) <= 20, "five a second"
+        n_checked = sum(answer.status_code == 401 for answer in answers)
+        assert 5 <= n_checked <= 6 + 5 * seconds, "five at once, then five a second"
         refused = next(answer for answer in answers if answer.status_code == 429)
         assert refused.headers["retry-after"] == "1"
         assert sorted(times)[len(times) // 2] < 20.0, "the loop goes on meanwhile"
