@@ -17,9 +17,10 @@ from tracer.gateway import openapi, problems
 from tracer.gateway.admin import Admin
 from tracer.gateway.auth import check_bind
 from tracer.gateway.health import Health
-from tracer.gateway.native import Native
+from tracer.gateway.native import Native, bounded
 from tracer.gateway.plane import Plane
 from tracer.gateway.serving import Gateway
+from tracer.gateway.telemetry import Telemetry, traced
 
 log = logging.getLogger("tracer.gateway")
 
@@ -40,11 +41,14 @@ def application(gateway: Gateway) -> Starlette:
     async def other(_: Request) -> Response:
         raise HTTPException(404)
 
+    def telemetry() -> Telemetry | None:
+        return gateway.telemetry
+
     native, plane = Native(gateway), Plane(gateway)
     routes = [
         *(Route(path, plane) for path in _DATA),
-        Route("/v1/classify", native.classify, methods=["POST"]),
-        Route("/v1/classify/batch", native.batch, methods=["POST"]),
+        Route("/v1/classify", traced(telemetry, bounded(gateway, native.classify)), methods=["POST"]),
+        Route("/v1/classify/batch", traced(telemetry, bounded(gateway, native.batch)), methods=["POST"]),
         Route("/v1/models", native.models, methods=["GET"]),
         *(Route(path, problems.OtherMethod(allowed)) for path, allowed in _OWN),
         Route("/v1/{rest:path}", plane),

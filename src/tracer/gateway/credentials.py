@@ -68,6 +68,11 @@ class KeyHash:
         else:
             raise ConfigError("must be sha256:HEX of the key, or scrypt:N:R:P:SALT:DIGEST")
 
+    @property
+    def slow(self) -> bool:
+        """Whether a check takes long, and so belongs off the event loop."""
+        return self._work is not None
+
     def check(self, key: str) -> bool:
         """Whether this is the key; in constant time."""
         given = key.encode("utf-8", "surrogatepass")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from tracer.gateway.lines import TaskLine
+from tracer.gateway.upstream_metrics import UpstreamMetrics
 
 __all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
 
@@ -49,6 +50,7 @@ class Metrics:
         self.policy = Gauge(
             "tracer_policy_info", "1 for the policy in force.", ("task", "policy", "mode"), registry=told
         )
+        self.upstreams = UpstreamMetrics(told)
         self._answered: dict[str, list[int]] = {}
 
     def count(self, task: str, decision: str, reason: str, status: int, overhead_s: float, latency_s: float) -> None:

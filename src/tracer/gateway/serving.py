@@ -13,6 +13,7 @@ from pathlib import Path
 from tracer.cost import price_of
 from tracer.errors import TracerError
 from tracer.gateway import upstream as upstreams
+from tracer.gateway.admission import Admission
 from tracer.gateway.auth import Gate
 from tracer.gateway.calls import Call
 from tracer.gateway.discovery import Discovery
@@ -22,7 +23,8 @@ from tracer.gateway.metrics import Metrics
 from tracer.gateway.retrying import Retries
 from tracer.gateway.settings import GatewayConfig, Upstream
 from tracer.gateway.tasks import TaskSet
-from tracer.gateway.upstream import Chain, Client, Timeouts
+from tracer.gateway.telemetry import Telemetry
+from tracer.gateway.upstream import Chain, Client, Timeouts, Watch
 from tracer.serving.coins import Rng
 from tracer.types import Usage
 
@@ -32,6 +34,8 @@ TEND_S = 30.0
 OFF = "OFF"
 _WATCHED = 1_000
 _RETIRE_S = 600.0
+_CONNECTIONS = 200
+_WORSE = ("closed", "half_open", "open")
 
 
 class Chains:
@@ -40,8 +44,8 @@ class Chains:
     Made as they are needed; raises ConfigError for upstreams that cannot be asked in turn.
     """
 
-    def __init__(self, config: GatewayConfig) -> None:
-        self._config = config
+    def __init__(self, config: GatewayConfig, watch: Watch | None = None) -> None:
+        self._config, self._watch = config, watch
         self._made: dict[tuple[str, str | None], tuple[Chain, list[Client]]] = {}
         for known in config.upstreams:
             self.of(known.name, None)
@@ -53,8 +57,8 @@ class Chains:
         if (name, model) not in self._made:
             first = self._config.upstream(name)
             order = [first, *(self._config.upstream(other) for other in first.fallbacks)]
-            clients = [Client(_settings(one, model)) for one in order]
-            self._made[name, model] = Chain(clients), clients
+            clients = [Client(_settings(one, model, self._config.limits.upstream_concurrency)) for one in order]
+            self._made[name, model] = Chain(clients, watch=self._watch), clients
         return self._made[name, model][0]
 
     def default(self, *, anthropic: bool) -> Chain:
@@ -65,8 +69,12 @@ class Chains:
 
     @property
     def breakers(self) -> dict[str, str]:
-        """State of each upstream's breaker."""
-        return {name: state for chain, _ in self._made.values() for name, state in chain.breakers.items()}
+        """State of each upstream's breaker; of the worst, where it is asked for several models."""
+        found: dict[str, str] = {}
+        for chain, _ in self._made.values():
+            for name, state in chain.breakers.items():
+                found[name] = max(found.get(name, "closed"), state, key=_WORSE.index)
+        return found
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -87,9 +95,15 @@ class Serving:
     running: int = field(default=0)
 
     @classmethod
-    def make(cls, config: GatewayConfig, before: Serving | None = None, rng: Rng | None = None) -> Serving:
+    def make(
+        cls,
+        config: GatewayConfig,
+        before: Serving | None = None,
+        rng: Rng | None = None,
+        watch: Watch | None = None,
+    ) -> Serving:
         """From a config; lines of tasks that are as they were go on. Raises ConfigError, StoreError."""
-        chains = Chains(config)
+        chains = Chains(config, watch)
         same = before is not None and (before.config.home, before.config.database, before.config.limits.queue) == (
             config.home, config.database, config.limits.queue
         )  # fmt: skip
@@ -105,7 +119,13 @@ class Serving:
                 if line not in old.values():
                     line.close(0.0)
             raise
-        return cls(config, TaskSet(config.tasks), lines, chains, Gate(config))
+        return cls(
+            config,
+            TaskSet(config.tasks),
+            lines,
+            chains,
+            Gate(config, before=before.gate if before is not None else None),
+        )
 
 
 class Gateway:
@@ -124,6 +144,8 @@ class Gateway:
         self._first, self._reader, self._rng, self._tend_s = config, reader, rng, tend_s
         self.clock, self.now = clock, now
         self.metrics, self.discovery = Metrics(), Discovery()
+        self.admission = Admission(self.metrics.upstreams)
+        self.telemetry: Telemetry | None = None
         self.ready = False
         self.unwatched = 0
         self._serving: Serving | None = None
@@ -146,11 +168,13 @@ class Gateway:
         """Open stores and load policies; once. Raises TracerError."""
         if self._serving is None:
             price_of("gpt-4o-mini")  # reads the price list, for which no request is to wait
-            self._serving = Serving.make(self._first, None, self._rng)
+            self._serving = Serving.make(self._first, None, self._rng, self.metrics.upstreams)
 
     async def start(self) -> None:
         """Open, where nobody did, and begin. Raises TracerError."""
         await asyncio.to_thread(self.open)
+        if self._first.telemetry.enabled and self.telemetry is None:
+            self.telemetry = await asyncio.to_thread(Telemetry.start, self._first.telemetry)
         self.background(self._every())
         self.background(self._discover())
         self.ready = True
@@ -167,12 +191,14 @@ class Gateway:
         await asyncio.to_thread(self._save)
         await asyncio.gather(*(asyncio.to_thread(line.close) for line in self.serving.lines.values()))
         await self.serving.chains.aclose()
+        if self.telemetry is not None:
+            await asyncio.to_thread(self.telemetry.close)
 
     async def reload(self) -> None:
         """Take up the config file as it is now; on an error the old state goes on. Raises TracerError."""
         old = self.serving
         config = await asyncio.to_thread(self._reader) if self._reader is not None else old.config
-        new = await asyncio.to_thread(Serving.make, config, old, self._rng)
+        new = await asyncio.to_thread(Serving.make, config, old, self._rng, self.metrics.upstreams)
         self._serving = new
         self.background(self._retire(old, new))
 
@@ -238,12 +264,13 @@ class Gateway:
         await old.chains.aclose()
 
 
-def _settings(one: Upstream, model: str | None) -> upstreams.Upstream:
+def _settings(one: Upstream, model: str | None, most: int) -> upstreams.Upstream:
     key = one.api_key.reveal() if one.api_key is not None else None
     auth: Auth | None = None
     if key is not None:
         auth = "x-api-key" if one.kind == "anthropic" else "bearer"
     times = Timeouts(one.connect_timeout_s, one.timeout_s, max(Timeouts().total_s, one.timeout_s))
     return upstreams.Upstream(
-        one.name, one.base_url, key, auth, model, timeouts=times, retries=Retries(attempts=1 + one.retries)
-    )
+        one.name, one.base_url, key, auth, model, timeouts=times, retries=Retries(attempts=1 + one.retries),
+        max_connections=max(_CONNECTIONS, most),
+    )  # fmt: skip
