@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -46,7 +47,7 @@ AUDIT_RATE = 0.02
 CLIENTS = (1, 64)
 SLOW_S, SPREAD = 0.3, 0.4
 """Median of the slow stand-in's latency, and the standard deviation of its logarithm."""
-_SEED = 20261124
+SEED = 20261124
 _PACKAGES = ("starlette", "uvicorn", "uvloop", "httptools", "h11", "httpx2", "onnxruntime")
 
 ECHO, STANDIN, LITELLM = "echo", "stand-in", "LiteLLM"
@@ -104,7 +105,7 @@ def body(model: str, prompt: str, text: str, labels: Sequence[str] | None = None
 
 def shuffled(values: Sequence[str], seed: int) -> list[str]:
     """The same in random order."""
-    return [values[i] for i in np.random.default_rng([_SEED, seed]).permutation(len(values))]
+    return [values[i] for i in np.random.default_rng([SEED, seed]).permutation(len(values))]
 
 
 # Policies
@@ -184,18 +185,17 @@ def checked(found: Mapping[str, Any], decision: str | None) -> None:
 def rounds(
     arms: Sequence[Arm], core: int | None, n: int, *, warm_s: float, seconds: float
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Each arm with each number of clients in each round, in an order of its own; all others sleep meanwhile."""
+    """Each arm with each number of clients in each round, in an order of its own."""
     out: dict[str, dict[str, list[dict[str, Any]]]] = {arm.name: {str(c): [] for c in CLIENTS} for arm in arms}
-    for server in {id(arm.server): arm.server for arm in arms}.values():
-        server.pause()
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(SEED)
     for number in range(n):
         for clients in CLIENTS:
             for i in rng.permutation(len(arms)):
                 arm = arms[i]
-                arm.server.resume()
-                found = asked(arm.server, arm.bodies, core, clients=clients, warm_s=warm_s, seconds=seconds, skip=number * 97)
-                arm.server.pause()
+                with arm.server.awake():
+                    found = asked(
+                        arm.server, arm.bodies, core, clients=clients, warm_s=warm_s, seconds=seconds, skip=number * 97
+                    )  # fmt: skip
                 checked(found, arm.decision)
                 out[arm.name][str(clients)].append(found)
                 print(
@@ -203,8 +203,6 @@ def rounds(
                     f"p99 {found['p99_ms']:.3f} ms, busy: server {found['server_busy']:.2f}, clients {found['client_busy']:.2f}",
                     flush=True,
                 )
-    for server in {id(arm.server): arm.server for arm in arms}.values():
-        server.resume()
     return out
 
 
@@ -212,7 +210,11 @@ def by_wrk(wrk: str, arms: Sequence[Arm], core: int | None, seconds: int) -> dic
     """Calls a second that wrk brings about with the most clients, as a check of our own."""
     out = {}
     for arm in arms:
-        with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as lines, on_core(core):
+        with (
+            tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as lines,
+            arm.server.awake(),
+            on_core(core),
+        ):
             lines.write("\n".join(json.loads(arm.bodies.read_text(encoding="utf-8"))))
             lines.flush()
             command = [wrk, "-t1", f"-c{max(CLIENTS)}", f"-d{seconds}s", "-s", str(servers.HERE / "load_wrk.lua")]
@@ -234,9 +236,10 @@ def end_to_end(
     out: dict[str, list[dict[str, Any]]] = {"alone": [], "tracer": []}
     for number in range(n):
         for name, server in (("alone", slow), ("tracer", tracer)):
-            found = asked(
-                server, bodies, core, clients=max(CLIENTS), warm_s=2.0, seconds=seconds, skip=number * 997
-            )  # fmt: skip
+            with tracer.awake():
+                found = asked(
+                    server, bodies, core, clients=max(CLIENTS), warm_s=2.0, seconds=seconds, skip=number * 997
+                )  # fmt: skip
             checked(found, None)
             out[name].append(found)
             print(f"{name}: {found['per_s']:,.0f}/s, p50 {found['p50_ms']} ms, p99 {found['p99_ms']} ms", flush=True)
@@ -262,18 +265,28 @@ def main() -> None:
 
 
 def measured(
-    given: argparse.Namespace, cores: Cores, policies: Mapping[str, Fitted], test: Dataset, folder: Path, stack: ExitStack
+    given: argparse.Namespace,
+    cores: Cores,
+    policies: Mapping[str, Fitted],
+    test: Dataset,
+    folder: Path,
+    stack: ExitStack,
 ) -> dict[str, Any]:
     """All arms in their rounds, the check by wrk, and the slow teacher."""
     asks = requests(policies, test, folder)
-    prompt = instructions(test.space.labels)
+    prompt = instructions(test.space.names)
     label = test.labels[0]
     enter = stack.enter_context
     fast = enter(servers.standin("upstream", label, cores.clients))
-    slow = enter(servers.standin("slow upstream", label, cores.clients, median_s=SLOW_S, spread=SPREAD, seed=_SEED))
+    slow = enter(servers.standin("slow upstream", label, cores.clients, median_s=SLOW_S, spread=SPREAD, seed=SEED))
     started: dict[str, Server] = {STANDIN: enter(servers.standin(STANDIN, label, cores.server))}
     ups = {"main": fast.port, "slow": slow.port}
-    tasks = {"desk": ("main", 0.0), "typed": ("main", 0.0), "stream": ("main", AUDIT_RATE), "slow": ("slow", AUDIT_RATE)}
+    tasks = {
+        "desk": ("main", 0.0),
+        "typed": ("main", 0.0),
+        "stream": ("main", AUDIT_RATE),
+        "slow": ("slow", AUDIT_RATE),
+    }
     placed(policies[HANDLED], folder / "main", tuple(tasks))
     placed(policies[HANDLED], folder / "quiet", ("desk",))
     started[HANDLED] = _gateway(enter, folder, "main", ups, tasks, "info", cores)
@@ -296,7 +309,7 @@ def measured(
         "data": DATA,
         "target": TARGET,
         "audit_rate": AUDIT_RATE,
-        "seed": _SEED,
+        "seed": SEED,
         "pinned": cores.server is not None,
         "versions": versions(),
         "litellm": servers.litellm_versions(given.litellm) if given.litellm is not None else None,
@@ -310,6 +323,10 @@ def measured(
             name: {"start_s": server.start_s, "rss_mib": round(server.rss_mib(), 1)} for name, server in started.items()
         },
     }
+    for arm in arms:  # what a server does at its first calls is not what is measured
+        asked(arm.server, arm.bodies, cores.clients, clients=8, warm_s=0.5 if given.quick else 3.0, seconds=0.5)
+    for server in started.values():
+        server.signal(signal.SIGSTOP)
     warm_s, seconds, n = (0.2, 0.6, 1) if given.quick else (1.0, 4.0, given.rounds)
     facts |= {"warm_s": warm_s, "seconds": seconds, "rounds": n}
     facts["arms"] = rounds(arms, cores.clients, n, warm_s=warm_s, seconds=seconds)
@@ -335,7 +352,7 @@ def _gateway(
 def requests(policies: Mapping[str, Fitted], test: Dataset, folder: Path) -> dict[str, Path]:
     """Files of bodies: what the policies handle, under the models of their tasks; all messages, under others."""
     assert test.texts is not None
-    prompt, labels = instructions(test.space.labels), test.space.labels
+    prompt, labels = instructions(test.space.names), test.space.names
     handled, every = shuffled(policies[HANDLED].handled, 0), shuffled(test.texts, 1)
     asks = {
         "desk": [body("desk", prompt, text) for text in handled],
@@ -413,8 +430,156 @@ def spread(found: tuple[float, float, float], form: str) -> str:
 
 
 def render(result: dict[str, Any]) -> str:
-    """Throughput with many clients, latency with one, the slow teacher."""
-    return ""
+    """Calls a second with many clients, latency with one, the slow teacher."""
+    arms, most = result["arms"], str(max(CLIENTS))
+    names = [name for name in SHOWN if name in arms]
+    echo = arms[ECHO][most]
+    crowd = table(
+        ("64 clients", "calls/s", "times the echo's", "p50, ms", "p99, ms", "server's core busy", "clients busy"),
+        (
+            (
+                SHOWN[name],
+                spread(middle(cells := arms[name][most], "per_s"), ",.0f"),
+                spread(paired(cells, echo, lambda a, b: float(a["per_s"] / b["per_s"])), ".2f"),
+                spread(middle(cells, "p50_ms"), ".1f"),
+                spread(middle(cells, "p99_ms"), ".1f"),
+                f"{middle(cells, 'server_busy')[0]:.0%}",
+                f"{middle(cells, 'client_busy')[0]:.0%}",
+            )
+            for name in names
+        ),
+    )
+    alone = table(
+        (
+            "1 client",
+            "calls/s",
+            "p50, ms",
+            "p99, ms",
+            "added to",
+            "p50, ms",
+            "p99, ms",
+            "`x-tracer-overhead-ms`, p50 and p99",
+        ),
+        (
+            (
+                SHOWN[name],
+                spread(middle(cells := arms[name]["1"], "per_s"), ",.0f"),
+                spread(middle(cells, "p50_ms"), ".3f"),
+                spread(middle(cells, "p99_ms"), ".3f"),
+                *_added(name, arms),
+                _told(cells),
+            )
+            for name in names
+        ),
+    )
+    lexical = result["policies"][HANDLED]
+    dense = result["policies"].get(DENSE)
+    return f"""## The gateway under load
+
+`tracer serve` with one process, {result["rounds"]} rounds of {result["seconds"]:g} s after {result["warm_s"]:g} s of warming up, in which all take turns in random
+order; medians (least to most) over rounds, ratios and differences within a round. {_pinned(result)}
+A client keeps its connection and asks at once when it has its answer; every answer was read, had status 200 and, where the row
+says handled, `x-tracer-decision: handled`; no connection was closed. Each request is another test message of Banking77 under a
+prompt that names all labels ({result["bytes"]["desk"]:,} bytes; {result["bytes"]["typed"]:,} with the schema); an answer has {result["answer_bytes"]:,} bytes. Rows that say handled ask only what
+the policy handles, with no audits: {lexical["n_handled"]:,} of {lexical["n"]:,} messages by text{_by_embeddings(dense)}.
+The echo is Starlette on the gateway's own server (same loop, parser and settings): it reads the body, parses the JSON, and
+writes the same answer as JSON. The stand-in answers every call with the same bytes.
+
+{crowd}
+
+{alone}
+
+{_wrk(result)}{_litellm(result)}
+{_slow(result)}
+Ready after its start, on one core: {_started(result)}.
+
+{", ".join(f"{k} {v}" for k, v in result["versions"].items())}. {footer(result)}
+"""
+
+
+def _pinned(result: Mapping[str, Any]) -> str:
+    if not result["pinned"]:
+        return "Server and clients share this machine's cores."
+    return (
+        "The server measured has one core to itself, all other servers stopped; the clients, and the stand-in where it is "
+        "asked by a gateway, have the other one."
+    )
+
+
+def _by_embeddings(dense: Mapping[str, Any] | None) -> str:
+    if dense is None:
+        return ""
+    return f", {dense['n_handled']:,} by embeddings (all-MiniLM-L6-v2 exported to ONNX, on the server's core)"
+
+
+def _added(name: str, arms: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What an arm's latency is held against, and the differences of its p50 and p99."""
+    base = BASE.get(name)
+    if base is None:
+        return "-", "-", "-"
+    out = []
+    for key in ("p50_ms", "p99_ms"):
+        out.append(spread(paired(arms[name]["1"], arms[base]["1"], lambda a, b, k=key: float(a[k] - b[k])), ".3f"))
+    return base, out[0], out[1]
+
+
+def _told(cells: Sequence[Mapping[str, Any]]) -> str:
+    told = [cell["told_overhead"] for cell in cells if "told_overhead" in cell]
+    return f"{middle(told, 'p50_ms')[0]:.3f}, {middle(told, 'p99_ms')[0]:.3f}" if told else "-"
+
+
+def _wrk(result: Mapping[str, Any]) -> str:
+    if "wrk" not in result:
+        return ""
+    most = str(max(CLIENTS))
+    parts = [
+        f"{SHOWN[name]} {rate:,.0f} calls/s (ours: {middle(result['arms'][name][most], 'per_s')[0]:,.0f})"
+        for name, rate in result["wrk"].items()
+    ]
+    return f"The same requests by wrk, {most} connections, as a check of our own clients: {'; '.join(parts)}.\n\n"
+
+
+def _litellm(result: Mapping[str, Any]) -> str:
+    found = result["litellm"]
+    if found is None:
+        return "LiteLLM's proxy was not measured.\n"
+    known = ", ".join(f"{k} {v}" for k, v in found.items() if k != "litellm")
+    return f"LiteLLM {found['litellm']} ({known}): one worker, no database, no key, `LITELLM_MODE=PRODUCTION`, `LITELLM_LOG=ERROR`.\n"
+
+
+def _slow(result: Mapping[str, Any]) -> str:
+    slow = result["slow"]
+    rows = []
+    for name, title in (("alone", "the teacher alone"), ("tracer", "through Tracer")):
+        cells = slow[name]
+        total = sum(cell["n"] for cell in cells)
+        handled = sum(cell["decisions"].get("handled", {"n": 0})["n"] for cell in cells)
+        rows.append((
+            title, *(spread(middle(cells, key), form) for key, form in
+                     (("per_s", ",.0f"), ("p50_ms", ".1f"), ("p99_ms", ".1f"))),
+            f"{handled / total:.0%}" if name == "tracer" else "-",
+        ))  # fmt: skip
+    shown = table(("64 clients", "calls/s", "p50, ms", "p99, ms", "handled"), rows)
+    return f"""All test messages before a teacher whose latency is log-normal, median {slow["median_s"] * 1e3:.0f} ms (sigma {slow["spread"]}), {result["audit_rate"]:.0%} audited and
+traces recorded:
+
+{shown}
+"""
+
+
+def _started(result: Mapping[str, Any]) -> str:
+    shown = {
+        HANDLED: "the gateway with four tasks",
+        DENSE: "with the encoder",
+        ECHO: "the echo",
+        LITELLM: "LiteLLM's proxy",
+    }
+    found = result["started"]
+    return "; ".join(
+        f"{title} {found[name]['start_s']:.1f} s ({found[name]['rss_mib']:.0f} MiB)"
+        for name, title in shown.items()
+        if name in found
+    )
 
 
 if __name__ == "__main__":

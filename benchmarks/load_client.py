@@ -105,7 +105,9 @@ def varied(body: str, number: int) -> str:
 
 def calls(bodies: Sequence[str], path: str, *, vary: bool) -> Iterator[bytes]:
     """HTTP requests without end: the bodies in turn, each time around with other blanks where they vary."""
-    head = f"POST {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer sk-bench\r\ncontent-type: application/json\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer sk-bench\r\ncontent-type: application/json\r\n"
+    )
 
     def built(body: str) -> bytes:
         raw = body.encode()
@@ -183,6 +185,8 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
             client.data.clear()
             ask(client)
     lasted, busy = clock() - start, time.process_time() - cpu
+    if warm or lasted < 0.5 * spec.get("seconds", 0.0):
+        raise TimeoutError(f"port {spec['port']} answered too late to be measured")
     facts = seen.facts()
     return facts | {
         "seconds": round(lasted, 3),

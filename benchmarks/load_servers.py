@@ -61,15 +61,17 @@ class Server:
     process: subprocess.Popen[bytes]
     start_s: float
 
-    def pause(self) -> None:
-        """Let it do nothing until `resume`."""
-        self._signal(signal.SIGSTOP)
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """It runs meanwhile, and sleeps before (from the first `signal`) and after."""
+        self.signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.signal(signal.SIGSTOP)
 
-    def resume(self) -> None:
-        """Let it go on."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: int) -> None:
+    def signal(self, number: int) -> None:
+        """To the process and all its children."""
         for pid in self._pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -151,12 +153,17 @@ def started(
         sink = stack.enter_context(log.open("wb")) if log is not None else subprocess.DEVNULL
         with on_core(core):
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env={**os.environ, **threads, **(env or {})}
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                env={**os.environ, **threads, **(env or {})},
             )
         try:
             while True:
                 if process.poll() is not None or time.perf_counter() - begun > timeout_s:
-                    raise RuntimeError(f"{name} does not serve; see {log}")
+                    said = log.read_text(encoding="utf-8", errors="replace")[-2000:] if log is not None else ""
+                    raise RuntimeError(f"{name} does not serve: {said}")
                 try:
                     _got(port, ready)
                     break
@@ -165,7 +172,7 @@ def started(
             yield Server(name, port, process, round(time.perf_counter() - begun, 2))
         finally:
             server = Server(name, port, process, 0.0)
-            server.resume()
+            server.signal(signal.SIGCONT)
             process.terminate()
             try:
                 process.wait(40)
@@ -243,6 +250,7 @@ def litellm(python: Path, model: str, upstream: int, folder: Path, core: int | N
   - model_name: {model}
     litellm_params: {{model: openai/gpt-4o-mini, api_base: "http://{HOST}:{upstream}/v1", api_key: sk-bench}}
 litellm_settings: {{num_retries: 0}}
+general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}
 """,
         encoding="utf-8",
     )
@@ -251,8 +259,14 @@ litellm_settings: {{num_retries: 0}}
         str(python.with_name("litellm")), "--config", str(config), "--host", HOST, "--port", str(port),
         "--num_workers", "1",
     ]  # fmt: skip
-    # As LiteLLM's own advice for production has it: no debug lines; and nothing is fetched from the network.
-    env = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONPATH": ""}
+    # As its own advice for production has it: no debug lines. No key is asked for, as by ours on loopback, and nothing
+    # is fetched from the network.
+    env = {
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_MODE": "PRODUCTION",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "PYTHONPATH": "",
+    }
     log = folder / "litellm.log"
     return started("LiteLLM", command, port, core, ready="/health/liveliness", env=env, log=log)
 

@@ -20,6 +20,8 @@ from benchmarks import (
     flywheel_drift,
     flywheel_loop,
     flywheel_update,
+    gateway_load,
+    gateway_memory,
     growth,
     guarantee,
     hard_tasks,
@@ -80,6 +82,8 @@ _SECTIONS: tuple[tuple[str, Callable[[Result], str]], ...] = (
     ("speed_growth", speed_growth.render),
     ("speed_serving", speed_serving.render),
     ("speed_encoder", speed_encoder.render),
+    ("gateway_load", gateway_load.render),
+    ("gateway_memory", gateway_memory.render),
 )
 
 
