@@ -10,64 +10,57 @@ python -m benchmarks.gateway_load --data FOLDER [--litellm PYTHON] [--wrk PATH] 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import json
 import os
 import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import load_servers as servers
-from benchmarks.common import arguments, draw, footer, table, write_result
+from benchmarks.common import arguments, write_result
 from benchmarks.load_servers import Cores, Server, on_core
-from tracer import flywheel
-from tracer.config import FitConfig
+from benchmarks.load_tables import (
+    CLIENTS,
+    DENSE,
+    ECHO,
+    HANDLED,
+    LITELLM,
+    PASSED,
+    QUIET,
+    SCHEMA,
+    STANDIN,
+    STREAM,
+)
+from benchmarks.load_tasks import (
+    AUDIT_RATE,
+    DATA,
+    SEED,
+    TARGET,
+    Fitted,
+    body,
+    fitted,
+    instructions,
+    placed,
+    shuffled,
+    texts_of,
+    versions,
+)
 from tracer.features.onnx import export_encoder
-from tracer.features.sources import embedder_from_name
-from tracer.policies.registry import PolicyRegistry
-from tracer.traces.loading import load_dataset
 from tracer.types import Dataset
 
-DATA = "banking77"
-TARGET = 0.95
-AUDIT_RATE = 0.02
-CLIENTS = (1, 64)
 SLOW_S, SPREAD = 0.3, 0.4
 """Median of the slow stand-in's latency, and the standard deviation of its logarithm."""
-SEED = 20261124
-_PACKAGES = ("starlette", "uvicorn", "uvloop", "httptools", "h11", "httpx2", "onnxruntime")
-
-ECHO, STANDIN, LITELLM = "echo", "stand-in", "LiteLLM"
-HANDLED, SCHEMA, QUIET, PASSED = "handled", "handled, schema", "handled, no log", "passed on"
-STREAM, DENSE = "stream", "handled, embeddings"
-SHOWN = {
-    ECHO: "Starlette alone, an echo",
-    HANDLED: "Tracer, handled by text",
-    SCHEMA: "Tracer, handled by text, the label in a JSON schema of all labels",
-    QUIET: "Tracer, handled by text, without the log line of each request",
-    STREAM: "Tracer, all test messages, 2% audited",
-    DENSE: "Tracer, handled by embeddings",
-    STANDIN: "the stand-in alone",
-    PASSED: "Tracer, passed on to the stand-in",
-    LITELLM: "LiteLLM's proxy, passed on to the stand-in",
-}
-BASE = {
-    HANDLED: ECHO, SCHEMA: ECHO, QUIET: ECHO, DENSE: ECHO, STREAM: ECHO, PASSED: STANDIN, LITELLM: STANDIN
-}  # fmt: skip
-"""What an arm's latency is held against."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,82 +73,21 @@ class Arm:
     decision: str | None
 
 
-# Requests
-
-
-def instructions(labels: Sequence[str]) -> str:
-    """A prompt as such tasks have it: it names all labels."""
-    return (
-        "You route messages of a bank's customers. Read the message and answer with the one intent that fits it best, "
-        "exactly as it is written in this list, and with nothing else.\n" + "\n".join(f"- {label}" for label in labels)
-    )
-
-
-def body(model: str, prompt: str, text: str, labels: Sequence[str] | None = None) -> str:
-    """A chat completion's request; with ``labels``, the answer is JSON that names one of them."""
-    messages = [{"role": "system", "content": prompt}, {"role": "user", "content": text}]
-    asked: dict[str, Any] = {"model": model, "temperature": 0, "messages": messages}
-    if labels is not None:
-        properties = {"intent": {"type": "string", "enum": list(labels)}}
-        schema = {"type": "object", "properties": properties, "required": ["intent"], "additionalProperties": False}
-        wanted = {"name": "intent", "strict": True, "schema": schema}
-        asked["response_format"] = {"type": "json_schema", "json_schema": wanted}
-    return json.dumps(asked)
-
-
-def shuffled(values: Sequence[str], seed: int) -> list[str]:
-    """The same in random order."""
-    return [values[i] for i in np.random.default_rng([SEED, seed]).permutation(len(values))]
-
-
-# Policies
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A home with a policy in force, and which of the test messages it handles."""
-
-    home: Path
-    handled: tuple[str, ...]
-    surrogate: str
-
-
-def fitted(train: Dataset, test: Dataset, home: Path, features: str, encoder: str | None = None) -> Fitted:
-    """A policy with defaults on text alone, or on an encoder's embeddings alone."""
-    config = FitConfig(targets=(TARGET,), features=features, ledger="promotion")
-    flywheel.fit(train, home=home, config=config, embedder=encoder)
-    policy = PolicyRegistry(home).load()
-    assert test.texts is not None
-    vectors = embedder_from_name(encoder).embed(test.texts) if encoder is not None else None
-    handled = policy.decide(test.texts if vectors is None else None, vectors).handled
-    texts = tuple(text for text, yes in zip(test.texts, handled, strict=True) if yes)
-    return Fitted(home, texts, policy.candidate.name)
-
-
-def placed(known: Fitted, home: Path, tasks: Sequence[str]) -> None:
-    """A copy of a fitted home for each task of a gateway."""
-    for task in tasks:
-        shutil.copytree(known.home, home / "tasks" / task)
-        (home / "tasks" / task / "serving.json").unlink(missing_ok=True)
-
-
-# Measuring
-
-
 def asked(
-    server: Server, bodies: Path, core: int | None, *, clients: int, warm_s: float, seconds: float, skip: int = 0
-) -> dict[str, Any]:
-    """What the clients saw, and the share of its core that the server took.
+    server: Server, bodies: Path, core: int | None, *, clients: int, warm_s: float, seconds: float | None = None,
+    requests: int | None = None, skip: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """What the clients saw in so many seconds, or of so many requests, and the share of its core that the server took.
 
     ``skip``: calls to leave out at the beginning, so that each round asks others.
     """
     spec = {
         "host": servers.HOST, "port": server.port, "path": servers.CHAT, "bodies": str(bodies), "clients": clients,
-        "warm_s": warm_s, "seconds": seconds, "skip": skip,
+        "warm_s": warm_s, "seconds": seconds, "requests": requests, "skip": skip,
     }  # fmt: skip
     before = server.cpu_s()
     found = clients_seen(spec, core)
-    return found | {"server_busy": round((server.cpu_s() - before) / (warm_s + seconds), 3)}
+    return found | {"server_busy": round((server.cpu_s() - before) / (warm_s + found["seconds"]), 3)}
 
 
 def clients_seen(spec: Mapping[str, Any], core: int | None) -> dict[str, Any]:
@@ -246,9 +178,6 @@ def end_to_end(
     return out
 
 
-# All of it
-
-
 def main() -> None:
     """Fit, start everything, measure, write."""
     given = arguments(__doc__ or "", _add)
@@ -324,7 +253,7 @@ def measured(
         },
     }
     for arm in arms:  # what a server does at its first calls is not what is measured
-        asked(arm.server, arm.bodies, cores.clients, clients=8, warm_s=0.5 if given.quick else 3.0, seconds=0.5)
+        asked(arm.server, arm.bodies, cores.clients, clients=8, warm_s=0.0, requests=100 if given.quick else 2000)
     for server in started.values():
         server.signal(signal.SIGSTOP)
     warm_s, seconds, n = (0.2, 0.6, 1) if given.quick else (1.0, 4.0, given.rounds)
@@ -369,32 +298,6 @@ def requests(policies: Mapping[str, Fitted], test: Dataset, folder: Path) -> dic
     return paths
 
 
-def texts_of(folder: Path, limit: int | None) -> tuple[Dataset, Dataset, str]:
-    """Training and test messages without embeddings, and the digest of the files."""
-    paths = [folder / DATA / f"{part}.jsonl" for part in ("train", "test")]
-    train, test = (replace(load_dataset(path)[0], dense=None, embedder=None) for path in paths)
-    return draw(train, limit or len(train), 0), test, file_digest(paths)
-
-
-def file_digest(paths: Sequence[Path]) -> str:
-    """One digest of the content of files."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that serve, where they are installed."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def _has(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
@@ -404,182 +307,6 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--litellm", type=Path, default=known, help="Python of an environment with litellm[proxy]")
     parser.add_argument("--wrk", default=shutil.which("wrk"), help="wrk, to check our own clients")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each arm")
-
-
-# Counting
-
-
-def middle(cells: Sequence[Mapping[str, Any]], key: str) -> tuple[float, float, float]:
-    """Median, least and most of a figure over rounds."""
-    values = [float(cell[key]) for cell in cells]
-    return statistics.median(values), min(values), max(values)
-
-
-def paired(
-    cells: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], of: Callable[[Any, Any], float]
-) -> tuple[float, float, float]:
-    """Median, least and most over rounds of what is made of an arm's round and the other's same round."""
-    values = [of(a, b) for a, b in zip(cells, others, strict=True)]
-    return statistics.median(values), min(values), max(values)
-
-
-def spread(found: tuple[float, float, float], form: str) -> str:
-    """``median (least to most)``."""
-    mid, low, high = (format(value, form) for value in found)
-    return f"{mid} ({low} to {high})"
-
-
-def render(result: dict[str, Any]) -> str:
-    """Calls a second with many clients, latency with one, the slow teacher."""
-    arms, most = result["arms"], str(max(CLIENTS))
-    names = [name for name in SHOWN if name in arms]
-    echo = arms[ECHO][most]
-    crowd = table(
-        ("64 clients", "calls/s", "times the echo's", "p50, ms", "p99, ms", "server's core busy", "clients busy"),
-        (
-            (
-                SHOWN[name],
-                spread(middle(cells := arms[name][most], "per_s"), ",.0f"),
-                spread(paired(cells, echo, lambda a, b: float(a["per_s"] / b["per_s"])), ".2f"),
-                spread(middle(cells, "p50_ms"), ".1f"),
-                spread(middle(cells, "p99_ms"), ".1f"),
-                f"{middle(cells, 'server_busy')[0]:.0%}",
-                f"{middle(cells, 'client_busy')[0]:.0%}",
-            )
-            for name in names
-        ),
-    )
-    alone = table(
-        (
-            "1 client",
-            "calls/s",
-            "p50, ms",
-            "p99, ms",
-            "added to",
-            "p50, ms",
-            "p99, ms",
-            "`x-tracer-overhead-ms`, p50 and p99",
-        ),
-        (
-            (
-                SHOWN[name],
-                spread(middle(cells := arms[name]["1"], "per_s"), ",.0f"),
-                spread(middle(cells, "p50_ms"), ".3f"),
-                spread(middle(cells, "p99_ms"), ".3f"),
-                *_added(name, arms),
-                _told(cells),
-            )
-            for name in names
-        ),
-    )
-    lexical = result["policies"][HANDLED]
-    dense = result["policies"].get(DENSE)
-    return f"""## The gateway under load
-
-`tracer serve` with one process, {result["rounds"]} rounds of {result["seconds"]:g} s after {result["warm_s"]:g} s of warming up, in which all take turns in random
-order; medians (least to most) over rounds, ratios and differences within a round. {_pinned(result)}
-A client keeps its connection and asks at once when it has its answer; every answer was read, had status 200 and, where the row
-says handled, `x-tracer-decision: handled`; no connection was closed. Each request is another test message of Banking77 under a
-prompt that names all labels ({result["bytes"]["desk"]:,} bytes; {result["bytes"]["typed"]:,} with the schema); an answer has {result["answer_bytes"]:,} bytes. Rows that say handled ask only what
-the policy handles, with no audits: {lexical["n_handled"]:,} of {lexical["n"]:,} messages by text{_by_embeddings(dense)}.
-The echo is Starlette on the gateway's own server (same loop, parser and settings): it reads the body, parses the JSON, and
-writes the same answer as JSON. The stand-in answers every call with the same bytes.
-
-{crowd}
-
-{alone}
-
-{_wrk(result)}{_litellm(result)}
-{_slow(result)}
-Ready after its start, on one core: {_started(result)}.
-
-{", ".join(f"{k} {v}" for k, v in result["versions"].items())}. {footer(result)}
-"""
-
-
-def _pinned(result: Mapping[str, Any]) -> str:
-    if not result["pinned"]:
-        return "Server and clients share this machine's cores."
-    return (
-        "The server measured has one core to itself, all other servers stopped; the clients, and the stand-in where it is "
-        "asked by a gateway, have the other one."
-    )
-
-
-def _by_embeddings(dense: Mapping[str, Any] | None) -> str:
-    if dense is None:
-        return ""
-    return f", {dense['n_handled']:,} by embeddings (all-MiniLM-L6-v2 exported to ONNX, on the server's core)"
-
-
-def _added(name: str, arms: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What an arm's latency is held against, and the differences of its p50 and p99."""
-    base = BASE.get(name)
-    if base is None:
-        return "-", "-", "-"
-    out = []
-    for key in ("p50_ms", "p99_ms"):
-        out.append(spread(paired(arms[name]["1"], arms[base]["1"], lambda a, b, k=key: float(a[k] - b[k])), ".3f"))
-    return base, out[0], out[1]
-
-
-def _told(cells: Sequence[Mapping[str, Any]]) -> str:
-    told = [cell["told_overhead"] for cell in cells if "told_overhead" in cell]
-    return f"{middle(told, 'p50_ms')[0]:.3f}, {middle(told, 'p99_ms')[0]:.3f}" if told else "-"
-
-
-def _wrk(result: Mapping[str, Any]) -> str:
-    if "wrk" not in result:
-        return ""
-    most = str(max(CLIENTS))
-    parts = [
-        f"{SHOWN[name]} {rate:,.0f} calls/s (ours: {middle(result['arms'][name][most], 'per_s')[0]:,.0f})"
-        for name, rate in result["wrk"].items()
-    ]
-    return f"The same requests by wrk, {most} connections, as a check of our own clients: {'; '.join(parts)}.\n\n"
-
-
-def _litellm(result: Mapping[str, Any]) -> str:
-    found = result["litellm"]
-    if found is None:
-        return "LiteLLM's proxy was not measured.\n"
-    known = ", ".join(f"{k} {v}" for k, v in found.items() if k != "litellm")
-    return f"LiteLLM {found['litellm']} ({known}): one worker, no database, no key, `LITELLM_MODE=PRODUCTION`, `LITELLM_LOG=ERROR`.\n"
-
-
-def _slow(result: Mapping[str, Any]) -> str:
-    slow = result["slow"]
-    rows = []
-    for name, title in (("alone", "the teacher alone"), ("tracer", "through Tracer")):
-        cells = slow[name]
-        total = sum(cell["n"] for cell in cells)
-        handled = sum(cell["decisions"].get("handled", {"n": 0})["n"] for cell in cells)
-        rows.append((
-            title, *(spread(middle(cells, key), form) for key, form in
-                     (("per_s", ",.0f"), ("p50_ms", ".1f"), ("p99_ms", ".1f"))),
-            f"{handled / total:.0%}" if name == "tracer" else "-",
-        ))  # fmt: skip
-    shown = table(("64 clients", "calls/s", "p50, ms", "p99, ms", "handled"), rows)
-    return f"""All test messages before a teacher whose latency is log-normal, median {slow["median_s"] * 1e3:.0f} ms (sigma {slow["spread"]}), {result["audit_rate"]:.0%} audited and
-traces recorded:
-
-{shown}
-"""
-
-
-def _started(result: Mapping[str, Any]) -> str:
-    shown = {
-        HANDLED: "the gateway with four tasks",
-        DENSE: "with the encoder",
-        ECHO: "the echo",
-        LITELLM: "LiteLLM's proxy",
-    }
-    found = result["started"]
-    return "; ".join(
-        f"{title} {found[name]['start_s']:.1f} s ({found[name]['rss_mib']:.0f} MiB)"
-        for name, title in shown.items()
-        if name in found
-    )
 
 
 if __name__ == "__main__":

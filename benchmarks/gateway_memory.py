@@ -23,14 +23,16 @@ import numpy as np
 
 from benchmarks import load_servers as servers
 from benchmarks.common import arguments, footer, table, write_result
-from benchmarks.gateway_load import (
+from benchmarks.gateway_load import clients_seen
+from benchmarks.load_client import GAP
+from benchmarks.load_servers import Cores, Server
+from benchmarks.load_tables import CLIENTS
+from benchmarks.load_tasks import (
     AUDIT_RATE,
-    CLIENTS,
     DATA,
     SEED,
     TARGET,
     body,
-    clients_seen,
     fitted,
     instructions,
     placed,
@@ -38,8 +40,6 @@ from benchmarks.gateway_load import (
     texts_of,
     versions,
 )
-from benchmarks.load_client import GAP
-from benchmarks.load_servers import Cores, Server
 from tracer.traces.store import TraceStore
 
 REQUESTS, EVERY = 1_000_000, 50_000

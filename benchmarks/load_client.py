@@ -132,7 +132,7 @@ class _Client:
 
 
 def run(spec: dict[str, Any]) -> dict[str, Any]:
-    """Ask for ``seconds`` after ``warm_s``, or ``requests`` in all; see `benchmarks.load_arms.asked` for the fields."""
+    """Ask for ``seconds`` after ``warm_s``, or ``requests`` in all; see `benchmarks.gateway_load.asked` for the fields."""
     bodies = json.loads(Path(spec["bodies"]).read_text(encoding="utf-8"))
     turns = calls(bodies, spec["path"], vary=spec.get("vary", False))
     for _ in range(spec.get("skip", 0)):
@@ -185,7 +185,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
             client.data.clear()
             ask(client)
     lasted, busy = clock() - start, time.process_time() - cpu
-    if warm or lasted < 0.5 * spec.get("seconds", 0.0):
+    if warm or lasted < 0.5 * (spec.get("seconds") or 0.0):
         raise TimeoutError(f"port {spec['port']} answered too late to be measured")
     facts = seen.facts()
     return facts | {

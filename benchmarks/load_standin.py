@@ -93,5 +93,5 @@ async def serve(port: int, label: str, median_s: float, spread: float, seed: int
 
 
 if __name__ == "__main__":
-    median, sigma, number = (sys.argv[3:] + ["0", "0", "0"])[:3]
+    median, sigma, number = [*sys.argv[3:], "0", "0", "0"][:3]
     asyncio.run(serve(int(sys.argv[1]), sys.argv[2], float(median), float(sigma), int(number)))
