@@ -16,6 +16,7 @@ from tracer.gateway.admin import Admin
 from tracer.gateway.auth import check_bind
 from tracer.gateway.health import Health
 from tracer.gateway.native import Native
+from tracer.gateway.pages.routes import Pages
 from tracer.gateway.plane import Plane
 from tracer.gateway.serving import Gateway
 
@@ -47,6 +48,7 @@ def application(gateway: Gateway) -> Starlette:
         Route("/v1/{rest:path}", plane),
         *Health(gateway).routes(),
         *Admin(gateway).routes(),
+        *Pages(gateway).routes(),
         Route("/{rest:path}", other),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
