@@ -18,6 +18,7 @@ from tracer.gateway.admin import Admin
 from tracer.gateway.auth import check_bind
 from tracer.gateway.health import Health
 from tracer.gateway.native import Native, bounded
+from tracer.gateway.pages.routes import Pages
 from tracer.gateway.plane import Plane
 from tracer.gateway.serving import Gateway
 from tracer.gateway.telemetry import Telemetry, traced
@@ -55,6 +56,7 @@ def application(gateway: Gateway) -> Starlette:
         *Health(gateway).routes(),
         *Admin(gateway).routes(),
         *openapi.routes(),
+        *Pages(gateway).routes(),
         Route("/{rest:path}", other),
     ]
     handlers = {HTTPException: problems.refused, Exception: problems.broken}

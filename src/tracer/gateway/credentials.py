@@ -99,6 +99,10 @@ class KeyHash:
             digest = hashlib.scrypt(given, salt=self._salt, n=n, r=r, p=p, maxmem=2 * _MAX_MEMORY, dklen=size)
         return hmac.compare_digest(digest, self._digest)
 
+    def bound(self, secret: bytes) -> bytes:
+        """A key (32 bytes) that is made of a secret and of this digest: another digest gives another one."""
+        return hmac.digest(secret, self._salt + self._digest, "sha256")
+
     def __repr__(self) -> str:
         return HIDDEN
 

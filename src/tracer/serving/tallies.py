@@ -18,8 +18,9 @@ _KEPT = 32
 class Tally:
     """n inputs that reached ``policy`` (None: no policy was asked) in the ``seconds`` from ``started``.
 
-    ``facts``: ``handled`` (whether or not it was served), ``novel``, ``errors`` and ``audits``, and ``labels``: the
-    surrogate's labels and how often each. Inputs for which the caller asked for the teacher are no part of it.
+    ``facts``: ``handled`` (whether or not it was served), ``served``, ``novel``, ``errors`` and ``audits``, and
+    ``labels``: the surrogate's labels and how often each. Inputs for which the caller asked for the teacher are no part
+    of it.
     """
 
     policy: str | None
@@ -34,6 +35,7 @@ class _Running:
     started: datetime
     n: int = 0
     handled: int = 0
+    served: int = 0
     novel: int = 0
     errors: int = 0
     audits: int = 0
@@ -60,6 +62,7 @@ class Tallies:
             running.n += len(decisions)
             running.audits += plans.count("audit")
             running.handled += sum(handled)
+            running.served += sum(yes and plan is None for yes, plan in zip(handled, plans, strict=True))
             for label, reason, score in zip(
                 decisions.labels, decisions.reasons, decisions.scores.tolist(), strict=True
             ):
@@ -78,6 +81,15 @@ class Tallies:
                 return None
             policy = next(iter(self._running))
             taken = self._running.pop(policy)
-        facts: dict[str, object] = {"handled": taken.handled, "novel": taken.novel, "errors": taken.errors}
-        facts |= {"audits": taken.audits, "labels": dict(taken.labels)}
-        return Tally(policy, taken.started, (self._clock() - taken.started).total_seconds(), taken.n, facts)
+        return self._tally(policy, taken)
+
+    def peek(self) -> tuple[Tally, ...]:
+        """What was counted since each was last taken; it goes on."""
+        with self._lock:
+            return tuple(self._tally(policy, running) for policy, running in self._running.items())
+
+    def _tally(self, policy: str | None, counted: _Running) -> Tally:
+        facts: dict[str, object] = {"handled": counted.handled, "served": counted.served, "novel": counted.novel}
+        facts |= {"errors": counted.errors, "audits": counted.audits, "labels": dict(counted.labels)}
+        seconds = (self._clock() - counted.started).total_seconds()
+        return Tally(policy, counted.started, seconds, counted.n, facts)
