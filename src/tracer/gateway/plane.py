@@ -90,7 +90,7 @@ class Plane:
         gateway, serving = self._gateway, self._gateway.serving
         path = scope["path"].rstrip("/")
         codec = PATHS.get(path) if scope["method"] == "POST" else None
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         anthropic = "anthropic-version" in headers or path.startswith("/v1/messages")
         shape = codec or CODECS["anthropic.messages" if anthropic else "openai.chat"]
         one = Exchange(scope, receive, send, serving, shape, path, headers, gateway.clock())
@@ -160,8 +160,7 @@ class Plane:
 
     def _match(self, one: Exchange, call: Call) -> None:
         lines = one.serving.lines
-        accepted = {name: line.accepted(line.policy) for name, line in lines.items()}
-        one.match = one.serving.tasks.match(call, one.headers, accepted)
+        one.match = one.serving.tasks.match(call, one.headers, one.serving.accepted)
         if one.match is not None:
             one.line = lines[one.match.task.name]
             one.reason = ""
@@ -336,20 +335,19 @@ class Plane:
 
     def _told(self, one: Exchange) -> list[tuple[bytes, bytes]]:
         overhead = one.overhead if one.overhead is not None else self._gateway.clock() - one.begun
-        told = {
-            "call-id": one.id,
-            "decision": one.decision,
-            "reason": one.reason,
-            "overhead-ms": f"{overhead * 1e3:.3f}",
-        }
+        told = [
+            (b"x-tracer-call-id", one.id), (b"x-tracer-decision", one.decision), (b"x-tracer-reason", one.reason),
+            (b"x-tracer-overhead-ms", f"{overhead * 1e3:.3f}"),
+        ]  # fmt: skip
         answer = one.verdict.answer if one.verdict is not None else None
         if answer is not None and answer.seen is not None:
-            told |= {"score": f"{answer.score:.6g}", "threshold": f"{answer.threshold:.6g}"}
+            told.append((b"x-tracer-score", f"{answer.score:.6g}"))
+            told.append((b"x-tracer-threshold", f"{answer.threshold:.6g}"))
         if answer is not None and answer.policy is not None:
-            told["policy"] = answer.policy
+            told.append((b"x-tracer-policy", answer.policy))
         if one.saved is not None:
-            told["saved-usd"] = f"{one.saved:.8f}"
-        return [(f"x-tracer-{name}".encode(), value.encode("latin-1", "replace")) for name, value in told.items()]
+            told.append((b"x-tracer-saved-usd", f"{one.saved:.8f}"))
+        return [(name, value.encode("latin-1", "replace")) for name, value in told]
 
     def _over(self, one: Exchange) -> None:
         latency = self._gateway.clock() - one.begun

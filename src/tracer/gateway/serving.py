@@ -23,7 +23,7 @@ from tracer.gateway.lines import TaskLine
 from tracer.gateway.metrics import Metrics
 from tracer.gateway.retrying import Retries
 from tracer.gateway.settings import GatewayConfig, Upstream
-from tracer.gateway.tasks import TaskSet
+from tracer.gateway.tasks import Accepted, TaskSet
 from tracer.gateway.telemetry import Telemetry
 from tracer.gateway.upstream import Chain, Client, Timeouts, Watch
 from tracer.serving.coins import Rng
@@ -97,6 +97,10 @@ class Serving:
     chains: Chains
     gate: Gate
     running: int = field(default=0)
+
+    def accepted(self, task: str) -> Accepted:
+        """The (teacher, prompt) pairs that a task's policy in force was fitted under."""
+        return self.lines[task].accepted
 
     @classmethod
     def make(
