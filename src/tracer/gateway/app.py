@@ -20,6 +20,7 @@ from tracer.gateway.auth import check_bind
 from tracer.gateway.codecs import PATHS
 from tracer.gateway.health import Health
 from tracer.gateway.native import Native, bounded
+from tracer.gateway.origins import foreign
 from tracer.gateway.pages.routes import Pages
 from tracer.gateway.plane import Plane
 from tracer.gateway.serving import Gateway
@@ -34,13 +35,18 @@ class Application(Starlette):
     """Starlette, but that the busiest paths go to the data plane at once, past its middleware and routes."""
 
     plane: Plane
+    gateway: Gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "http" and scope["path"] in PATHS:
-            await self.plane(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        if scope["type"] == "http":
+            if not self.gateway.config.keys and (why := foreign(scope)) is not None:
+                await problems.turned_away(scope, *why)(scope, receive, send)
+                return
+            if scope["path"] in PATHS:
+                await self.plane(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
 
 def application(gateway: Gateway) -> Application:
@@ -75,7 +81,7 @@ def application(gateway: Gateway) -> Application:
     ]
     handlers = {HTTPException: problems.refused, Exception: problems.broken}
     app = Application(routes=routes, lifespan=lifespan, exception_handlers=handlers)
-    app.plane = plane
+    app.plane, app.gateway = plane, gateway
     return app
 
 

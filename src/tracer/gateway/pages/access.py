@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
+from tracer.gateway.origins import own_name
 from tracer.gateway.serving import Gateway
 
 SESSION = "tracer_session"
@@ -64,7 +65,7 @@ class Access:
         config = self._gateway.serving.config
         if config.keys or config.admin is not None:
             return False
-        return not _own_name(request.headers.get("host", ""), config.listen.host)
+        return not own_name(request.headers.get("host", "").encode("latin-1"))
 
     def visitor(self, request: HTTPConnection) -> Visitor:
         """Who looks."""
@@ -183,11 +184,6 @@ def _sits_here(request: HTTPConnection) -> bool:
     server = request.scope.get("server")
     ends = [_address(request), str(server[0]) if server else ""]
     return all(map(_is_loopback, ends)) and not any(name in request.headers for name in _FORWARDED)
-
-
-def _own_name(host: str, listens: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
-    return name in ("localhost", listens.lower()) or _parsed(name) is not None
 
 
 def _is_loopback(address: str) -> bool:
