@@ -94,6 +94,7 @@ def server(gateway: Gateway, host: str, port: int) -> uvicorn.Server:
     Raises ConfigError for an address that others can reach without a key.
     """
     check_bind(gateway.config, host)
+    gateway.bound = host
     config = uvicorn.Config(
         application(gateway), host=host, port=port, log_config=None, access_log=False, lifespan="on", ws="none",
         server_header=False, date_header=False, proxy_headers=False, timeout_graceful_shutdown=DRAIN_S,

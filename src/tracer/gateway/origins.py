@@ -75,7 +75,7 @@ def _own_origin(origin: bytes) -> bool:
 
 
 def _followed(scope: Mapping[str, Any]) -> bool:
-    """Whether somebody followed a link to a page of the gateway: nothing is changed, and the other site sees nothing."""
+    """Whether somebody followed a link to a page here: it changes nothing, and the other site does not see it."""
     if scope["method"] not in ("GET", "HEAD") or scope["path"].startswith(("/v1", "/admin")):
         return False
     return (b"sec-fetch-mode", b"navigate") in scope["headers"]

@@ -15,7 +15,7 @@ from tracer.cost import price_of
 from tracer.errors import TracerError
 from tracer.gateway import upstream as upstreams
 from tracer.gateway.admission import Admission
-from tracer.gateway.auth import Gate
+from tracer.gateway.auth import Gate, check_bind
 from tracer.gateway.calls import Call
 from tracer.gateway.discovery import Discovery
 from tracer.gateway.headers import Auth
@@ -156,6 +156,8 @@ class Gateway:
         self.telemetry: Telemetry | None = None
         self._looks: Looks | None = None
         self.ready = False
+        self.bound: str | None = None
+        """The address that it listens on, where that is known; else it is taken for that of the settings."""
         self.unwatched = 0
         self._serving: Serving | None = None
         self._watched: asyncio.Queue[tuple[Call, str | None, float, Usage | None]] = asyncio.Queue(_WATCHED)
@@ -209,6 +211,7 @@ class Gateway:
         """Take up the config file as it is now; on an error the old state goes on. Raises TracerError."""
         old = self.serving
         config = await asyncio.to_thread(self._reader) if self._reader is not None else old.config
+        check_bind(config, self.bound or config.listen.host)
         new = await asyncio.to_thread(Serving.make, config, old, self._rng, self.metrics.upstreams)
         self._serving = new
         self.background(self._retire(old, new))
