@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
 
-from tests.gateway.serving import asked, serve, settings
+from tests.gateway.conftest import Known
+from tests.gateway.serving import CHAT, MODEL, asked, place, serve, settings
 from tests.gateway.standin import Standin
 from tests.gateway.test_app_operating import digest
 from tracer.errors import ConfigError
 from tracer.gateway.app import server
 from tracer.gateway.auth import Gate
+from tracer.gateway.codecs import CODECS
 from tracer.gateway.config import parse
+from tracer.gateway.selecting import fingerprint, select
 from tracer.gateway.serving import Gateway
+from tracer.gateway.settings import InputSelector
+from tracer.policies.serving_settings import ServingSettings
 
 
 def test_a_reload_never_opens_what_others_can_reach(tmp_path: Path) -> None:
@@ -84,3 +92,48 @@ def test_a_strange_value_beside_a_key_is_checked_once(tmp_path: Path) -> None:
     assert caller is not None
     assert (caller.name, caller.withheld) == ("bob", (b"x-tracer-key",))
     assert gate.caller(headers) == caller
+
+
+OF_DESK = f"keys:\n  bob: {{hash: '{digest('key-of-bob')}', tasks: [desk]}}\n  all: {{hash: '{digest('key-of-all')}'}}"
+NOVEL = {"model": "gpt-5-pro", "n": 5, "messages": [{"role": "user", "content": "write me a novel"}]}
+
+
+@pytest.mark.parametrize("task", ["", "teacher: gpt-4o-mini"])
+def test_a_key_of_a_task_reaches_no_other_model_or_prompt(known: Known, tmp_path: Path, task: str) -> None:
+    place(known.home, tmp_path, ServingSettings(audit_rate=0.0))
+    with Standin() as api, serve(settings(api.url, tmp_path, task, OF_DESK), tmp_path) as served:
+
+        def status(body: Any, key: str = "key-of-bob") -> int:
+            named = {"authorization": f"Bearer {key}", "x-tracer-task": "desk"}
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            return httpx2.post(served.url + CHAT, content=content, headers=named).status_code
+
+        assert status(NOVEL) == 403
+        assert status({**asked(known.left[0]), "model": "gpt-5-pro"}) == 403
+        twice = json.dumps(asked(known.left[0])).replace("{", '{"model": "gpt-5-pro", ', 1)
+        assert status(twice.encode()) == 400
+        assert status(twice.replace('{"model"', '{"mod\\u0065l"', 1).encode()) == 400
+        assert status(twice.encode("utf-16")) == 403, "it is not read, and so no task"
+        assert api.asked == []
+        assert status(asked(known.left[0])) == 200
+        if task:
+            assert status({**NOVEL, "model": "gpt-4o-mini"}) == 200, "the task's own model"
+        assert status(NOVEL, "key-of-all") == 200, "a key of all tasks is a key to all"
+        models = [json.loads(one.body)["model"] for one in api.asked]
+        assert models[0] == ("gpt-4o-mini" if task else MODEL)
+        assert set(models[1:]) <= {"gpt-4o-mini", "gpt-5-pro"}
+
+
+def test_a_known_prompt_is_the_tasks_under_any_model_which_is_replaced(tmp_path: Path) -> None:
+    body = {**asked("hello"), "model": "gpt-5-pro"}
+    call = CODECS["openai.chat"].read(json.dumps(body).encode())
+    selection = select(call, InputSelector())
+    assert selection is not None
+    config = settings("http://127.0.0.1:9", tmp_path, "teacher: gpt-4o-mini").replace(
+        "match: {", f"match: {{fingerprints: ['{fingerprint(selection)}'], "
+    )
+    with Standin() as api:
+        config = config.replace("http://127.0.0.1:9", api.url) + OF_DESK
+        with serve(config, tmp_path) as served:
+            assert served.post(body, authorization="Bearer key-of-bob").status_code == 200
+        assert json.loads(api.asked[0].body)["model"] == "gpt-4o-mini"

@@ -35,6 +35,11 @@ class Caller:
         """The key's name, never the key."""
         return self.key.name if self.key is not None else ""
 
+    @property
+    def scoped(self) -> bool:
+        """Whether the key reaches some tasks alone."""
+        return self.key is not None and self.key.tasks is not None
+
     def may(self, task: str | None) -> bool:
         """Whether the key reaches a task; None is traffic of no task."""
         return self.key is None or self.key.tasks is None or task in self.key.tasks

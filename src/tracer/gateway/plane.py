@@ -21,6 +21,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from tracer.errors import CodecError, UpstreamError
+from tracer.gateway import scoped
 from tracer.gateway.auth import Caller, UncheckedError, source_of
 from tracer.gateway.calls import Call
 from tracer.gateway.codecs import CODECS, PATHS
@@ -32,6 +33,7 @@ from tracer.gateway.reading import TooLargeError, discard, read_body
 from tracer.gateway.relaying import ClientGoneError, Tee, while_connected
 from tracer.gateway.replies import Reply
 from tracer.gateway.serving import Gateway, Serving
+from tracer.gateway.targets import TargetError
 from tracer.gateway.tasks import Match
 from tracer.gateway.telemetry import RequestSpan
 from tracer.gateway.upstream import Chain
@@ -131,6 +133,11 @@ class Plane:
         if not one.caller.may(one.task or None):
             await self._refuse(one, 403, "this key does not reach this task", None)
             return
+        if one.caller.scoped and one.call is not None and one.match is not None:
+            beyond = scoped.beyond(one.call, one.match, one.serving.accepted(one.task), one.body)
+            if beyond is not None:
+                await self._refuse(one, *beyond)
+                return
         if one.call is not None and one.match is not None and one.line is not None:
             verdict = await decide(one.line, one.match, one.call, one.headers.get(MODE, "auto"))
             one.verdict, one.decision, one.reason = verdict, verdict.decision, verdict.reason
@@ -228,10 +235,11 @@ class Plane:
         except asyncio.CancelledError:
             left = True
             raise
-        except ValueError:
+        except ValueError as error:
             if one.status:
                 raise
-            await self._refuse(one, 400, "the request cannot be sent on: its target or a header is malformed")
+            status, what = (error.status, str(error)) if isinstance(error, TargetError) else (400, "a header is malformed")
+            await self._refuse(one, status, f"the request cannot be sent on: {what}")
         finally:
             if one.span is not None:
                 one.span.over(None if copy is None else one.codec.reply(copy), usage, left=left)

@@ -23,6 +23,7 @@ from tracer.gateway.lines import TaskLine
 from tracer.gateway.metrics import Metrics
 from tracer.gateway.retrying import Retries
 from tracer.gateway.settings import GatewayConfig, Upstream
+from tracer.gateway.targets import stands_for_v1
 from tracer.gateway.tasks import Accepted, TaskSet
 from tracer.gateway.telemetry import Telemetry
 from tracer.gateway.upstream import Chain, Client, Timeouts, Watch
@@ -314,5 +315,5 @@ def _settings(one: Upstream, model: str | None, most: int) -> upstreams.Upstream
     times = Timeouts(one.connect_timeout_s, one.timeout_s, max(Timeouts().total_s, one.timeout_s))
     return upstreams.Upstream(
         one.name, one.base_url, key, auth, model, timeouts=times, retries=Retries(attempts=1 + one.retries),
-        max_connections=max(_CONNECTIONS, most),
+        max_connections=max(_CONNECTIONS, most), instead=stands_for_v1(one.base_url, one.kind),
     )  # fmt: skip

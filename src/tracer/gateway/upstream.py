@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +18,8 @@ from tracer.gateway.headers import Auth, to_client, to_upstream, well_formed
 from tracer.gateway.renaming import with_model
 from tracer.gateway.replies import Chunks, Reply
 from tracer.gateway.retrying import Retries
+from tracer.gateway.targets import Base, check
 from tracer.serving.coins import Rng
-
-_TARGET = re.compile(r"/(?!/)[!-~]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,8 @@ class Timeouts:
 class Upstream:
     """An endpoint. ``base_url``: with or without ``/v1`` at its end. ``key``: the secret itself, for `auth`;
     ``model``: the name it goes by here, put in place of the request's. ``proxy``: the URL of a forward proxy; the
-    environment's is not looked up. ``keep_s``: how long an idle connection is kept. Raises ConfigError."""
+    environment's is not looked up. ``keep_s``: how long an idle connection is kept. ``instead``: as `Base` has it.
+    Raises ConfigError."""
 
     name: str
     base_url: str
@@ -57,6 +56,7 @@ class Upstream:
     max_connections: int = 200
     keep_s: float = 15.0
     proxy: str | None = field(default=None, repr=False)
+    instead: bool | None = None
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.base_url)
@@ -95,6 +95,7 @@ class Client:
     def __init__(self, upstream: Upstream, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.upstream, self.breaker = upstream, Breaker(upstream.breaker, clock)
         self.clock = clock
+        self._base = Base(upstream.base_url, instead=upstream.instead)
         limits = httpx2.Limits(
             max_connections=upstream.max_connections,
             max_keepalive_connections=upstream.max_connections,
@@ -115,9 +116,9 @@ class Client:
             wait = self.breaker.retry_after
             raise UpstreamError(name, "breaker_open", f"failed of late, left alone for {wait:.1f} s", retry_after=wait)
         limits = {"connect": times.connect_s, "read": times.read_s, "write": times.read_s, "pool": times.pool_s}
-        request = httpx2.Request(
-            method, self._url(target), headers=headers, content=body, extensions={"timeout": limits}
-        )
+        # As an extension, a target goes as it is: in a URL it would be quoted anew.
+        extensions = {"timeout": limits, "target": self._base.target(target)}
+        request = httpx2.Request(method, self._base.url, headers=headers, content=body, extensions=extensions)
         fault: UpstreamFault
         blamed = True
         try:
@@ -148,13 +149,6 @@ class Client:
     async def aclose(self) -> None:
         """Close all connections; answers that are being read break off."""
         await self._transport.aclose()
-
-    def _url(self, target: str) -> httpx2.URL:
-        base = self.upstream.base_url.rstrip("/")
-        if base.endswith("/v1") and (target == "/v1" or target.startswith("/v1/")):
-            base = base.removesuffix("/v1")
-        url = httpx2.URL(base)
-        return url.copy_with(raw_path=url.raw_path.rstrip(b"/") + target.encode("ascii"))
 
 
 class Chain:
@@ -216,11 +210,10 @@ class Chain:
         """The answer of the first upstream that gives one. ``target``: path and query as the client sent them.
 
         ``readable`` and ``withheld`` are those of `headers.to_upstream`. Raises UpstreamError where nobody answered.
-        Cancelling it ends the request that is under way. Raises ValueError for a target or a header that HTTP cannot
-        carry.
+        Cancelling it ends the request that is under way. Raises TargetError for a target that is not sent on, and
+        ValueError for a header that HTTP cannot carry.
         """
-        if _TARGET.fullmatch(target) is None:
-            raise ValueError("target must be a path as it stands in a request, with its query")
+        check(target)
         given, begun = list(headers), self._clients[0].clock()
         if not all(well_formed(name, value) for name, value in given):
             # The HTTP layer would quote it in its log.
