@@ -65,7 +65,7 @@ class Admin:
 
     async def _refusal(self, request: Request) -> Response | None:
         try:
-            known = await self._gateway.serving.gate.admin(dict(request.headers), source_of(request.scope))
+            known = await self._gateway.serving.gate.token("admin", dict(request.headers), source_of(request.scope))
         except UncheckedError:
             return _problem(429, "too many unknown tokens")
         if known is None:
