@@ -205,6 +205,8 @@ def _task(name: str, node: Node, upstreams: tuple[Upstream, ...]) -> TaskConfig:
     given |= {key: at[key].text() for key in ("embedder", "teacher") if key in at}
     words = {"mode": Mode, "on_upstream_down": WhenDown, "capture": Capture}
     given |= {key: at[key].choice(get_args(words[key])) for key in words if key in at}
+    if given.get("capture") == "features" and "embedder" not in given:
+        at["capture"].fail("needs an embedder, whose vectors are what is kept")
     if "redact" in at:
         given["redact"] = tuple(_pattern(item) for item in at["redact"].items())
     return TaskConfig(name, _word(at, "upstream", known, known[0]), **given)
