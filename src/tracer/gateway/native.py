@@ -16,13 +16,14 @@ from tracer.gateway.auth import Caller, UncheckedError, source_of
 from tracer.gateway.codecs import CODECS
 from tracer.gateway.codecs.bodies import read_object
 from tracer.gateway.lines import TaskLine
-from tracer.gateway.plane import TooLargeError, read_body
+from tracer.gateway.reading import TooLargeError, discard, read_body
 from tracer.gateway.relaying import ClientGoneError
 from tracer.gateway.serving import Gateway
 from tracer.gateway.telemetry import Endpoint
 from tracer.types import Answer
 
 _MOST = 1_000
+_GREATEST = float(np.finfo(np.float32).max)
 _OPENAI = CODECS["openai.chat"]
 
 
@@ -38,7 +39,7 @@ class Native:
         try:
             asked, line, name = await self._asked(request)
             text, embedding = asked.get("text"), _vector(asked.get("embedding"))
-            if not (isinstance(text, str) and text.strip()) and embedding is None:
+            if not (isinstance(text, str) and text.strip()) and (embedding is None or text is not None):
                 raise CodecError("text must be a text, or embedding a list of numbers")
             fallback = asked.get("fallback")
             if fallback is not None and not isinstance(fallback, str):
@@ -105,7 +106,9 @@ class Native:
             raise _Refusal(429, "too many requests", {"retry-after": str(max(1, round(wait + 0.5)))})
         try:
             body = await read_body(request.receive, headers, serving.config.limits.body_bytes)
-        except TooLargeError:
+        except TooLargeError as error:
+            if error.more:
+                await discard(request.scope, request.receive, headers)
             raise _Refusal(413, "the body is larger than this gateway takes") from None
         except ClientGoneError:
             raise _Refusal(400, "the client left") from None
@@ -158,7 +161,7 @@ def _vector(value: object) -> list[float] | None:
         return None
     if not isinstance(value, list) or not value or not all(type(x) in (int, float) for x in value):
         raise CodecError("embedding must be a list of numbers")
-    if not np.isfinite(np.asarray(value, dtype=np.float32)).all():
+    if not all(abs(x) <= _GREATEST for x in value):
         raise CodecError("embedding must be a list of finite numbers")
     return value
 

@@ -18,7 +18,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from tracer.errors import CodecError, UpstreamError
 from tracer.gateway.auth import Caller, UncheckedError, source_of
@@ -28,6 +28,7 @@ from tracer.gateway.codecs.base import Codec
 from tracer.gateway.codecs.sse import events_of
 from tracer.gateway.deciding import MODES, UNANSWERED, Verdict, decide
 from tracer.gateway.lines import TaskLine
+from tracer.gateway.reading import TooLargeError, discard, read_body
 from tracer.gateway.relaying import ClientGoneError, Tee, while_connected
 from tracer.gateway.replies import Reply
 from tracer.gateway.serving import Gateway, Serving
@@ -41,12 +42,9 @@ log = logging.getLogger("tracer.gateway.requests")
 MODE = "x-tracer-mode"
 NO_STORE = "x-tracer-no-store"
 _COPIED = 1 << 20
+_OF_PROXIES = frozenset({"CONNECT", "TRACE"})
 _STATUS = {"timeout": 504, "connect": 502, "cut": 502, "breaker_open": 503, "busy": 503, "status": 502}
 _ROUTE = "/v1/{path}"
-
-
-class TooLargeError(Exception):
-    """A body has more bytes than a gateway takes."""
 
 
 @dataclass(slots=True)
@@ -64,6 +62,7 @@ class Exchange:
     id: str = field(default_factory=lambda: secrets.token_hex(16))
     caller: Caller = field(default_factory=lambda: Caller(None))
     body: bytes = b""
+    unread: bool = True
     call: Call | None = None
     match: Match | None = None
     line: TaskLine | None = None
@@ -91,7 +90,7 @@ class Plane:
         gateway, serving = self._gateway, self._gateway.serving
         path = scope["path"].rstrip("/")
         codec = PATHS.get(path) if scope["method"] == "POST" else None
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         anthropic = "anthropic-version" in headers or path.startswith("/v1/messages")
         shape = codec or CODECS["anthropic.messages" if anthropic else "openai.chat"]
         one = Exchange(scope, receive, send, serving, shape, path, headers, gateway.clock())
@@ -107,6 +106,9 @@ class Plane:
             self._over(one)
 
     async def _serve(self, one: Exchange, *, known: bool, anthropic: bool) -> None:
+        if one.scope["method"] in _OF_PROXIES:
+            await self._refuse(one, 405, "this method is for proxies")
+            return
         if one.serving.running > one.serving.config.limits.concurrency:
             await self._refuse(one, 503, "this gateway answers as many requests as it takes", {"retry-after": "1"})
             return
@@ -114,7 +116,9 @@ class Plane:
             return
         try:
             one.body = await read_body(one.receive, one.headers, one.serving.config.limits.body_bytes)
-        except TooLargeError:
+            one.unread = False
+        except TooLargeError as error:
+            one.unread = error.more
             await self._refuse(one, 413, "the body is larger than this gateway takes")
             return
         if known:
@@ -156,8 +160,7 @@ class Plane:
 
     def _match(self, one: Exchange, call: Call) -> None:
         lines = one.serving.lines
-        accepted = {name: line.accepted(line.policy) for name, line in lines.items()}
-        one.match = one.serving.tasks.match(call, one.headers, accepted)
+        one.match = one.serving.tasks.match(call, one.headers, one.serving.accepted)
         if one.match is not None:
             one.line = lines[one.match.task.name]
             one.reason = ""
@@ -322,6 +325,8 @@ class Plane:
     async def _refuse(self, one: Exchange, status: int, message: str, more: Mapping[str, str] | None = None) -> None:
         """An error in the shape of the client's format."""
         one.status = status
+        if one.unread:
+            await discard(one.scope, one.receive, one.headers)
         body = one.codec.error(status, message)
         head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *self._told(one)]
         head += [(name.encode(), value.encode()) for name, value in (more or {}).items()]
@@ -330,20 +335,19 @@ class Plane:
 
     def _told(self, one: Exchange) -> list[tuple[bytes, bytes]]:
         overhead = one.overhead if one.overhead is not None else self._gateway.clock() - one.begun
-        told = {
-            "call-id": one.id,
-            "decision": one.decision,
-            "reason": one.reason,
-            "overhead-ms": f"{overhead * 1e3:.3f}",
-        }
+        told = [
+            (b"x-tracer-call-id", one.id), (b"x-tracer-decision", one.decision), (b"x-tracer-reason", one.reason),
+            (b"x-tracer-overhead-ms", f"{overhead * 1e3:.3f}"),
+        ]  # fmt: skip
         answer = one.verdict.answer if one.verdict is not None else None
         if answer is not None and answer.seen is not None:
-            told |= {"score": f"{answer.score:.6g}", "threshold": f"{answer.threshold:.6g}"}
+            told.append((b"x-tracer-score", f"{answer.score:.6g}"))
+            told.append((b"x-tracer-threshold", f"{answer.threshold:.6g}"))
         if answer is not None and answer.policy is not None:
-            told["policy"] = answer.policy
+            told.append((b"x-tracer-policy", answer.policy))
         if one.saved is not None:
-            told["saved-usd"] = f"{one.saved:.8f}"
-        return [(f"x-tracer-{name}".encode(), value.encode("latin-1", "replace")) for name, value in told.items()]
+            told.append((b"x-tracer-saved-usd", f"{one.saved:.8f}"))
+        return [(name, value.encode("latin-1", "replace")) for name, value in told]
 
     def _over(self, one: Exchange) -> None:
         latency = self._gateway.clock() - one.begun
@@ -366,25 +370,6 @@ class Plane:
                 "overhead_ms": round(overhead * 1e3, 3), "bytes": len(one.body), "key": one.caller.name,
             }  # fmt: skip
             log.info("%s", json.dumps(line))
-
-
-async def read_body(receive: Receive, headers: Mapping[str, str], limit: int) -> bytes:
-    """A whole body. Raises TooLargeError as soon as that is known, ClientGoneError where the client left."""
-    length = headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
-        raise TooLargeError
-    parts, size = [], 0
-    while True:
-        message: Message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise TooLargeError
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
 
 
 async def gone(receive: Receive) -> None:

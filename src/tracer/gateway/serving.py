@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tracer.cost import price_of
 from tracer.errors import TracerError
@@ -23,11 +24,14 @@ from tracer.gateway.lines import TaskLine
 from tracer.gateway.metrics import Metrics
 from tracer.gateway.retrying import Retries
 from tracer.gateway.settings import GatewayConfig, Upstream
-from tracer.gateway.tasks import TaskSet
+from tracer.gateway.tasks import Accepted, TaskSet
 from tracer.gateway.telemetry import Telemetry
 from tracer.gateway.upstream import Chain, Client, Timeouts, Watch
 from tracer.serving.coins import Rng
 from tracer.types import Usage
+
+if TYPE_CHECKING:
+    from tracer.gateway.pages.looks import Look, Looks
 
 log = logging.getLogger("tracer.gateway")
 
@@ -95,6 +99,10 @@ class Serving:
     gate: Gate
     running: int = field(default=0)
 
+    def accepted(self, task: str) -> Accepted:
+        """The (teacher, prompt) pairs that a task's policy in force was fitted under."""
+        return self.lines[task].accepted
+
     @classmethod
     def make(
         cls,
@@ -148,6 +156,7 @@ class Gateway:
         self.metrics, self.discovery = Metrics(), Discovery()
         self.admission = Admission(self.metrics.upstreams)
         self.telemetry: Telemetry | None = None
+        self._looks: Looks | None = None
         self.ready = False
         self.outdated = False
         """Whether the config was to be read again and could not be used: an older one is in force."""
@@ -201,6 +210,8 @@ class Gateway:
             self.discovery.observe(call, output, at=at, usage=usage)
         await asyncio.to_thread(self._save)
         await asyncio.gather(*(asyncio.to_thread(line.close) for line in self.serving.lines.values()))
+        if self._looks is not None:
+            self._looks.close()
         await self.serving.chains.aclose()
         if self.telemetry is not None:
             await asyncio.to_thread(self.telemetry.close)
@@ -244,6 +255,28 @@ class Gateway:
             except TracerError as error:
                 log.warning("tallies of task %s wait: %s", line.task.name, type(error).__name__)
         await asyncio.to_thread(self._save)
+        for look in await (await self.looks()).tend(tuple(self.serving.lines.values())):
+            self._tell(look)
+
+    async def looks(self) -> Looks:
+        """What is known of the tasks, for people. Loaded when it is first wanted: no request is to wait for it."""
+        if self._looks is None:
+            made = await asyncio.to_thread(_make_looks, self.now)
+            self._looks = self._looks or made
+        return self._looks
+
+    def _tell(self, look: Look) -> None:
+        found = look.agreement
+        if found is None or not found.behind:
+            self.metrics.live(
+                look.name,
+                None if found is None else found.agreement,
+                None if found is None or not found.n_handled else (found.low, found.high),
+                None if found is None else found.target,
+                0 if found is None else found.n_handled,
+                found is not None and found.status == "alarm",
+                0 if found is None else len(found.warnings) + (found.status == "warn"),
+            )
 
     async def _every(self) -> None:
         while True:
@@ -274,6 +307,12 @@ class Gateway:
             if id(line) not in kept:
                 await asyncio.to_thread(line.close)
         await old.chains.aclose()
+
+
+def _make_looks(now: Callable[[], float]) -> Looks:
+    from tracer.gateway.pages.looks import Looks
+
+    return Looks(now)
 
 
 def _settings(one: Upstream, model: str | None, most: int) -> upstreams.Upstream:
