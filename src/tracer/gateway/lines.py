@@ -19,6 +19,7 @@ from tracer.features.sources import embedder_from_name
 from tracer.flywheel.settings import Settings
 from tracer.gateway import patterns
 from tracer.gateway.settings import GatewayConfig, TaskConfig
+from tracer.gateway.switches import GatewaySwitch, TaskSwitch
 from tracer.policies.policy import Policy
 from tracer.policies.registry import PolicyRegistry
 from tracer.policies.serving_settings import SERVING, ServingSettings
@@ -51,10 +52,18 @@ class TaskLine:
     For one event loop; what reads or writes files (`tend`, `close`) runs in threads.
     """
 
-    def __init__(self, config: GatewayConfig, task: TaskConfig, *, rng: Rng | None = None) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        task: TaskConfig,
+        *,
+        rng: Rng | None = None,
+        switch: GatewaySwitch | None = None,
+    ) -> None:
         self.task, self.home = task, config.task_home(task.name)
         self.home.mkdir(parents=True, exist_ok=True)
         self._rng = rng
+        self.switch = TaskSwitch(switch or GatewaySwitch(), config.home, self.home)
         prepare(self.home, task)
         self.broken = False
         self._accepted: tuple[Policy | None, Collection[tuple[str | None, str | None]]] = (None, _ANY)
@@ -154,8 +163,9 @@ class TaskLine:
             # The teacher answers meanwhile: a policy that cannot be loaded must not take the service down.
             log.warning("the policy of task %s cannot be loaded: %s", self.task.name, type(error).__name__)
             self.broken = True
-            return Router(None, switch=self.home / "OFF")
+            return Router(None, switch=self.switch)
         self.broken = False
+        router.switch = self.switch
         return router
 
     def _write(self, batch: Sequence[Trace]) -> None:

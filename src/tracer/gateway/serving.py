@@ -24,6 +24,7 @@ from tracer.gateway.lines import TaskLine
 from tracer.gateway.metrics import Metrics
 from tracer.gateway.retrying import Retries
 from tracer.gateway.settings import GatewayConfig, Upstream
+from tracer.gateway.switches import GatewaySwitch
 from tracer.gateway.targets import stands_for_v1
 from tracer.gateway.tasks import Accepted, TaskSet
 from tracer.gateway.telemetry import Telemetry
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("tracer.gateway")
 
 TEND_S = 30.0
-OFF = "OFF"
 _WATCHED = 1_000
 _RETIRE_S = 600.0
 _CONNECTIONS = 200
@@ -111,6 +111,7 @@ class Serving:
         before: Serving | None = None,
         rng: Rng | None = None,
         watch: Watch | None = None,
+        switch: GatewaySwitch | None = None,
     ) -> Serving:
         """From a config; lines of tasks that are as they were go on. Raises ConfigError, StoreError."""
         chains = Chains(config, watch)
@@ -123,7 +124,7 @@ class Serving:
             for task in config.tasks:
                 kept = old.get(task.name)
                 unchanged = kept is not None and kept.task == task
-                lines[task.name] = kept if kept is not None and unchanged else TaskLine(config, task, rng=rng)
+                lines[task.name] = kept if kept is not None and unchanged else TaskLine(config, task, rng=rng, switch=switch)
         except BaseException:
             for line in lines.values():
                 if line not in old.values():
@@ -156,6 +157,7 @@ class Gateway:
         self.clock, self.now = clock, now
         self.metrics, self.discovery = Metrics(), Discovery()
         self.admission = Admission(self.metrics.upstreams)
+        self.switch = GatewaySwitch()
         self.telemetry: Telemetry | None = None
         self._looks: Looks | None = None
         self.ready = False
@@ -186,7 +188,7 @@ class Gateway:
         """Open stores and load policies; once. Raises TracerError."""
         if self._serving is None:
             price_of("gpt-4o-mini")  # reads the price list, for which no request is to wait
-            self._serving = Serving.make(self._first, None, self._rng, self.metrics.upstreams)
+            self._serving = Serving.make(self._first, None, self._rng, self.metrics.upstreams, self.switch)
 
     async def start(self) -> None:
         """Open, where nobody did, and begin. Raises TracerError."""
@@ -225,18 +227,14 @@ class Gateway:
             old, self.outdated = self.serving, True
             config = await asyncio.to_thread(self._reader) if self._reader is not None else old.config
             check_bind(config, self.bound or config.listen.host)
-            new = await asyncio.to_thread(Serving.make, config, old, self._rng, self.metrics.upstreams)
+            new = await asyncio.to_thread(Serving.make, config, old, self._rng, self.metrics.upstreams, self.switch)
             self._serving, self.outdated = new, False
         self.background(self._retire(old, new))
 
-    def switch_off(self, off: bool) -> None:
-        """Everything to the teacher in all tasks, or no longer: the file ``OFF`` in each task's home."""
-        for line in self.serving.lines.values():
-            switch = line.home / OFF
-            if off:
-                switch.touch()
-            else:
-                switch.unlink(missing_ok=True)
+    def switch_off(self, off: bool) -> list[str]:
+        """Everything to the teacher in all tasks, or no longer; what `GatewaySwitch.turn` could not write."""
+        tasks = [(name, line.home) for name, line in self.serving.lines.items()]
+        return self.switch.turn(off, self.serving.config.home, tasks)
 
     def watch(self, call: Call, output: str | None, usage: Usage | None) -> None:
         """Let discovery see a call; one that finds no room is left out and counted."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tracer.errors import EmbedderError
 from tracer.features.dense import Embedder, checked
 from tracer.policies.policy import Policy
-from tracer.serving.states import State, switched_off
+from tracer.serving.states import State, Switch, switched_off
 from tracer.types import Decided, Float32, Reason
 
 log = logging.getLogger("tracer.router")
@@ -26,7 +26,7 @@ def decide(
     texts: Sequence[str] | None,
     embeddings: NDArray[np.floating] | None,
     n: int,
-    switch: Path | None,
+    switch: Switch | None,
     fault: Fault,
 ) -> list[Decided]:
     """What is decided of n inputs; what fails on the surrogate side defers, and ``fault`` is told its name."""
@@ -51,7 +51,7 @@ def decide(
     return out
 
 
-def asked_policy(state: State, switch: Path | None) -> Policy | Reason:
+def asked_policy(state: State, switch: Switch | None) -> Policy | Reason:
     """The policy that decides now, or why none is asked."""
     if switched_off() or (switch is not None and switch.exists()):
         return "kill_switch"
