@@ -29,10 +29,12 @@ from tracer.gateway.codecs.base import Codec
 from tracer.gateway.codecs.sse import events_of
 from tracer.gateway.deciding import MODES, UNANSWERED, Verdict, decide, missing, with_field
 from tracer.gateway.lines import TaskLine
-from tracer.gateway.reading import TooLargeError, discard, read_body
+from tracer.gateway.reading import Pieces, SlowBodyError, TooLargeError, discard, read_body
 from tracer.gateway.relaying import ClientGoneError, Tee, while_connected
 from tracer.gateway.replies import Reply
+from tracer.gateway.retrying import asks_a_model
 from tracer.gateway.serving import Gateway, Serving
+from tracer.gateway.speaking import misdirects
 from tracer.gateway.targets import TargetError
 from tracer.gateway.tasks import Match
 from tracer.gateway.telemetry import RequestSpan
@@ -66,6 +68,7 @@ class Exchange:
     id: str = field(default_factory=lambda: secrets.token_hex(16))
     caller: Caller = field(default_factory=lambda: Caller(None))
     body: bytes = b""
+    pieces: Pieces | None = None
     unread: bool = True
     call: Call | None = None
     match: Match | None = None
@@ -111,14 +114,18 @@ class Plane:
             one.span = gateway.telemetry.begin(scope["method"], path if codec is not None else _ROUTE, headers)
         serving.running += 1
         try:
-            await self._serve(one, known=codec is not None, anthropic=anthropic)
+            await self._serve(one, known=codec is not None)
+        except SlowBodyError:
+            if one.status:
+                raise
+            await self._refuse(one, 408, "the body did not come", {"connection": "close"})
         except ClientGoneError:
             one.status = 499
         finally:
             serving.running -= 1
             self._over(one)
 
-    async def _serve(self, one: Exchange, *, known: bool, anthropic: bool) -> None:
+    async def _serve(self, one: Exchange, *, known: bool) -> None:
         if one.scope["method"] in _OF_PROXIES:
             await self._refuse(one, 405, "this method is for proxies")
             return
@@ -127,13 +134,18 @@ class Plane:
             return
         if not await self._admitted(one):
             return
-        try:
-            one.body = await read_body(one.receive, one.headers, one.serving.config.limits.body_bytes)
+        if known or asks_a_model(one.path):
+            try:
+                one.body = await read_body(one.receive, one.headers, one.serving.config.limits.body_bytes)
+                one.unread = False
+            except TooLargeError as error:
+                one.unread = error.more
+                await self._refuse(one, 413, "the body is larger than this gateway takes")
+                return
+        elif "transfer-encoding" in one.headers or one.headers.get("content-length", "0") != "0":
+            one.pieces = Pieces(one.receive)
+        else:
             one.unread = False
-        except TooLargeError as error:
-            one.unread = error.more
-            await self._refuse(one, 413, "the body is larger than this gateway takes")
-            return
         if known:
             try:
                 one.call = one.codec.read(one.body)
@@ -155,8 +167,14 @@ class Plane:
             one.verdict, one.decision, one.reason = verdict, verdict.decision, verdict.reason
             if verdict.label is not None and await self._answered(one, verdict.label, "handled"):
                 return
-        work = self._upstream(one, self._chain(one, anthropic))
-        if one.verdict is not None and one.verdict.answer.origin == "audit":
+        chain = self._chain(one, known=known)
+        if chain is None:
+            await self._refuse(one, 400, "no upstream of this gateway speaks this format, and your key goes to no other")
+            return
+        work = self._upstream(one, chain)
+        if one.pieces is not None:
+            await while_connected(work, one.pieces.client_gone())
+        elif one.verdict is not None and one.verdict.answer.origin == "audit":
             await work  # to its end, though the client may leave: who is slow to be answered is no matter of chance
         else:
             await while_connected(work, gone(one.receive))
@@ -190,10 +208,14 @@ class Plane:
             one.match = replace(match, text=one.line.masked(match.text)) if match.task.redact else match
             one.call = with_field(call, match.task.label_field)
 
-    def _chain(self, one: Exchange, anthropic: bool) -> Chain:
-        if one.match is not None:
-            return one.serving.chains.of(one.match.task.upstream, one.match.task.teacher)
-        return one.serving.chains.default(anthropic=anthropic)
+    def _chain(self, one: Exchange, *, known: bool) -> Chain | None:
+        """The upstreams to ask; None where the client's own key is for none of them."""
+        chains, task = one.serving.chains, one.match.task if one.match is not None else None
+        chain = chains.default(one.codec.wire, known=known) if task is None else chains.of(task.upstream, task.teacher)
+        first = one.serving.config.upstream(chain.name)
+        if misdirects(first, one.codec.wire, one.scope["headers"], one.caller.withheld, known=known):
+            return None
+        return chain
 
     async def _answered(self, one: Exchange, label: str, decision: str) -> bool:
         """Answer with the surrogate's label; False where the request cannot carry it: then the teacher is asked."""
@@ -279,10 +301,12 @@ class Plane:
                 headers, one.call, one.match.task.teacher if one.match is not None else None, one.task
             )
         reply = await chain.send(
-            scope["method"], target, headers, one.body,
+            scope["method"], target, headers, one.body if one.pieces is None else one.pieces,
             readable=one.call is not None, withheld=one.caller.withheld,
         )  # fmt: skip
         one.answered_by = reply.upstream
+        if one.pieces is not None:
+            one.pieces.over.set()
         if one.span is not None:
             one.span.answered(one.serving.config.upstream(reply.upstream), reply.status, reply.attempts)
         return reply
@@ -309,10 +333,12 @@ class Plane:
                 await one.send({"type": "http.response.body", "body": chunk, "more_body": True})
         except UpstreamError as error:
             self._broke(one, error, counted=False)
-            # The head is out: a stream can still say what happened; else the connection ends early, as it did there.
-            if (reply.header("content-type") or "").startswith("text/event-stream"):
+            # The head is out: a stream can still say what happened, where no event was cut; else the connection ends
+            # early, as it did there.
+            events = (reply.header("content-type") or "").startswith("text/event-stream")
+            if events and tee.between_events and reply.header("content-length") is None:
                 event = one.codec.error_event(_STATUS[error.kind], f"upstream {error.upstream!r}: the answer broke off")
-                await one.send({"type": "http.response.body", "body": b"\n\n" + event, "more_body": False})
+                await one.send({"type": "http.response.body", "body": event, "more_body": False})
                 return
             raise
         await one.send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -405,7 +431,7 @@ class Plane:
             line = {
                 "event": "request", "id": one.id, "task": one.task, "decision": one.decision, "reason": one.reason,
                 "policy": policy, "status": one.status, "ms": round(latency * 1e3, 3),
-                "overhead_ms": round(overhead * 1e3, 3), "bytes": len(one.body), "key": one.caller.name,
+                "overhead_ms": round(overhead * 1e3, 3), "bytes": len(one.body) if one.pieces is None else one.pieces.n_bytes, "key": one.caller.name,
             }  # fmt: skip
             log.info("%s", json.dumps(line))
 

@@ -17,13 +17,14 @@ from tracer.gateway import reloading
 from tracer.gateway import upstream as upstreams
 from tracer.gateway.admission import Admission
 from tracer.gateway.auth import Gate, check_bind
-from tracer.gateway.calls import Call
+from tracer.gateway.calls import Call, Wire
 from tracer.gateway.discovery import Discovery
 from tracer.gateway.headers import Auth
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.metrics import Metrics
 from tracer.gateway.retrying import Retries
 from tracer.gateway.settings import GatewayConfig, Upstream
+from tracer.gateway.speaking import of_no_task
 from tracer.gateway.switches import GatewaySwitch
 from tracer.gateway.targets import stands_for_v1
 from tracer.gateway.tasks import Accepted, TaskSet
@@ -52,26 +53,25 @@ class Chains:
 
     def __init__(self, config: GatewayConfig, watch: Watch | None = None) -> None:
         self._config, self._watch = config, watch
-        self._made: dict[tuple[str, str | None], tuple[Chain, list[Client]]] = {}
+        self._made: dict[tuple[str, str | None, bool], tuple[Chain, list[Client]]] = {}
         for known in config.upstreams:
-            self.of(known.name, None)
+            self.of(known.name, None, other=True)
         for task in config.tasks:
             self.of(task.upstream, task.teacher)
 
-    def of(self, name: str, model: str | None) -> Chain:
-        """The chain that begins with an upstream; ``model`` in place of the request's."""
-        if (name, model) not in self._made:
+    def of(self, name: str, model: str | None, *, other: bool = False) -> Chain:
+        """The chain that begins with an upstream; ``model`` in place of the request's. ``other`` traffic than that of
+        tasks has connections and breakers of its own: no task suffers from what comes back there."""
+        if (name, model, other) not in self._made:
             first = self._config.upstream(name)
             order = [first, *(self._config.upstream(other) for other in first.fallbacks)]
             clients = [Client(_settings(one, model, self._config.limits.upstream_concurrency)) for one in order]
-            self._made[name, model] = Chain(clients, watch=self._watch), clients
-        return self._made[name, model][0]
+            self._made[name, model, other] = Chain(clients, watch=self._watch), clients
+        return self._made[name, model, other][0]
 
-    def default(self, *, anthropic: bool) -> Chain:
-        """The chain for traffic of no task: the first upstream, or the first that speaks Anthropic's format."""
-        known = self._config.upstreams
-        first = next((one for one in known if anthropic and one.kind == "anthropic"), known[0])
-        return self.of(first.name, None)
+    def default(self, wire: Wire, *, known: bool) -> Chain:
+        """The chain for traffic of no task, as `speaking.of_no_task` has it."""
+        return self.of(of_no_task(self._config.upstreams, wire, known=known).name, None, other=True)
 
     @property
     def breakers(self) -> dict[str, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 import httpx2
@@ -17,18 +17,24 @@ from tracer.gateway.breaker import Breaker, BreakerSettings, State
 from tracer.gateway.headers import Auth, to_client, to_upstream, well_formed
 from tracer.gateway.renaming import with_model
 from tracer.gateway.replies import Chunks, Reply
-from tracer.gateway.retrying import Retries
+from tracer.gateway.retrying import Retries, asks_a_model
 from tracer.gateway.targets import Base, check
 from tracer.serving.coins import Rng
 
 
+Body: TypeAlias = bytes | AsyncIterator[bytes]
+"""The bytes of a request, or its pieces as they come."""
+_BROKEN = frozenset({500, 502, 503, 504, 529})
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds: to ``connect_s``; of the longest silence, before the answer and within it, ``read_s``; of a request
-    with all its attempts and its whole answer, ``total_s``; to wait for a connection of a full pool, ``pool_s``."""
+    """Seconds: to ``connect_s``; of the longest silence, before the answer and within it, ``read_s``; of all attempts
+    until an answer begins, ``total_s``; to wait for a connection of a full pool, ``pool_s``. An answer that has begun
+    may take as long as it speaks."""
 
     connect_s: float = 5.0
-    read_s: float = 120.0
+    read_s: float = 600.0
     total_s: float = 600.0
     pool_s: float = 5.0
 
@@ -104,11 +110,12 @@ class Client:
         self._transport = httpx2.AsyncHTTPTransport(limits=limits, proxy=upstream.proxy)
 
     async def ask(
-        self, method: str, target: str, headers: list[tuple[bytes, bytes]], body: bytes, begun: float, attempts: int
+        self, method: str, target: str, headers: list[tuple[bytes, bytes]], body: Body, begun: float, attempts: int
     ) -> Reply:
         """One request; the ``attempts``-th. ``begun``: when the first of them began. Raises UpstreamError."""
         name, times = self.upstream.name, self.upstream.timeouts
-        deadline = begun + times.total_s
+        # How long it takes to send what comes in pieces is the client's matter.
+        deadline = begun + times.total_s if isinstance(body, bytes) else float("inf")
         if self.clock() >= deadline:
             raise UpstreamError(name, "timeout", "no time was left to ask it")
         permit = self.breaker.admit()
@@ -122,7 +129,7 @@ class Client:
         fault: UpstreamFault
         blamed = True
         try:
-            async with asyncio.timeout(max(0.0, deadline - self.clock())):
+            async with asyncio.timeout(max(0.0, deadline - self.clock()) if isinstance(body, bytes) else None):
                 response = await self._transport.handle_async_request(request)
         except httpx2.PoolTimeout:
             fault, problem, blamed = "connect", f"no connection was free within {times.pool_s:g} s", False
@@ -138,8 +145,9 @@ class Client:
             permit.given_up()
             raise
         else:
-            permit.failed() if response.status_code >= 500 else permit.succeeded()
-            chunks = Chunks(response, name, permit, deadline, self.clock)
+            broken = response.status_code in _BROKEN and asks_a_model(target)
+            permit.failed() if broken else permit.succeeded()
+            chunks = Chunks(response, name, permit)
             first = self.clock() - begun
             return Reply(response.status_code, to_client(response.headers.raw), first, chunks, name, attempts)
         # Outside of the handlers: the HTTP layer's message may quote a header.
@@ -154,8 +162,9 @@ class Client:
 class Chain:
     """Upstreams in the order in which they are asked; ``rng`` draws the jitter, ``sleep`` waits.
 
-    One upstream is asked again where it could not be reached, or turned the request away (`Retries.statuses`): there
-    is no charge for such requests. The next one is asked where that is of no use, and also where one took too long,
+    One upstream is asked again where it could not be reached, or turned the request away (`Retries.again`), unless it
+    says ``x-should-retry: false``: there is no charge for such requests. Where what is sent may change something, as
+    a new batch does, only an upstream that could not be reached is asked again, or another one. Else the next one is asked where that is of no use, and also where one took too long,
     or closed the connection, before its answer began: that request may have been charged. Once an answer has begun
     it is the answer. Where all fail, the last error answer goes back as it is, or the last UpstreamError is raised.
 
@@ -202,14 +211,15 @@ class Chain:
         method: str,
         target: str,
         headers: Iterable[tuple[bytes, bytes]],
-        body: bytes,
+        body: Body,
         *,
         readable: bool = True,
         withheld: Collection[bytes] = (),
     ) -> Reply:
         """The answer of the first upstream that gives one. ``target``: path and query as the client sent them.
 
-        ``readable`` and ``withheld`` are those of `headers.to_upstream`. Raises UpstreamError where nobody answered.
+        A body in pieces is sent as they come, once: then no other upstream is asked, and none again. ``readable`` and
+        ``withheld`` are those of `headers.to_upstream`. Raises UpstreamError where nobody answered.
         Cancelling it ends the request that is under way. Raises TargetError for a target that is not sent on, and
         ValueError for a header that HTTP cannot carry.
         """
@@ -224,10 +234,12 @@ class Chain:
             for client, auth in zip(self._clients, self._auths, strict=True):
                 key, model = client.upstream.key, client.upstream.model
                 sent = to_upstream(given, auth=auth, key=key, readable=readable, withheld=withheld)
-                content = body if model is None else _renamed(body, model)
+                if not isinstance(body, bytes):
+                    sent += [(name, value) for name, value in given if name.lower() == b"content-length"]
+                content = body if model is None or not isinstance(body, bytes) else _renamed(body, model)
                 for k in range(client.upstream.retries.attempts):
                     attempts += 1
-                    at = client.clock()
+                    at, told = client.clock(), None
                     self._begun(client, k, attempts)
                     try:
                         reply = await client.ask(method, target, sent, content, begun, attempts)
@@ -238,16 +250,21 @@ class Chain:
                         held, before = reply, held
                         if before is not None:
                             await before.aclose()
-                        refusal = reply.failure()
+                        refusal, told = reply.failure(), reply.header("x-should-retry")
                         self._told(client, at, refusal)
                         if refusal is None:
                             held = None
                             return reply
                         last = refusal
-                    wait = _wait(client, k, last, self._rng, begun)
+                    wait = None
+                    if isinstance(body, bytes) and told != "false":
+                        again = client.upstream.retries.again(method, target)
+                        wait = _wait(client, k, last, again, self._rng, begun, asked_to=told == "true")
                     if wait is None:
                         break
                     await self._sleep(wait)
+                if not _goes_on(method, target, body, last):
+                    break
             if held is None:
                 raise last
             answer, held = held, None
@@ -273,10 +290,28 @@ def _renamed(body: bytes, model: str) -> bytes:
         return body  # what is no JSON object with a model gets the upstream's own error
 
 
-def _wait(client: Client, k: int, failed: UpstreamError, rng: Rng, begun: float) -> float | None:
-    """Seconds before the same upstream is asked again; None where it is not."""
+def _goes_on(method: str, target: str, body: Body, failed: UpstreamError) -> bool:
+    """Whether another upstream may be asked: what changes something is never done twice."""
+    if not isinstance(body, bytes):
+        return False
+    return failed.kind in ("connect", "breaker_open") or asks_a_model(target) or method in ("GET", "HEAD", "OPTIONS")
+
+
+def _wait(
+    client: Client,
+    k: int,
+    failed: UpstreamError,
+    again: Collection[int],
+    rng: Rng,
+    begun: float,
+    *,
+    asked_to: bool,
+) -> float | None:
+    """Seconds before the same upstream is asked again; None where it is not. ``asked_to``: it said that it may be."""
     settings = client.upstream.retries
-    passing = failed.kind == "connect" or (failed.kind == "status" and failed.status in settings.statuses)
+    passing = failed.kind == "connect"
+    if failed.kind == "status":
+        passing = failed.status in again or (asked_to and bool(again))
     wait = settings.wait(k, failed.retry_after, rng) if passing else None
     left = begun + client.upstream.timeouts.total_s - client.clock()
     return wait if wait is not None and wait < left else None

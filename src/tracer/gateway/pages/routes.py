@@ -16,7 +16,8 @@ from tracer.errors import TracerError
 from tracer.flywheel import switching
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.pages.access import SESSION, SESSION_S, Access, Visitor, secure
-from tracer.gateway.plane import TooLargeError, read_body
+from tracer.gateway.reading import TooLargeError, read_body
+from tracer.gateway.relaying import ClientGoneError
 from tracer.gateway.serving import Gateway
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ async def _form(request: Request) -> dict[str, str] | None:
     try:
         body = await read_body(request.receive, dict(request.headers), _FORM)
         return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="replace"))
-    except (TooLargeError, ValueError):
+    except (TooLargeError, ClientGoneError, ValueError):
         return None
 
 
