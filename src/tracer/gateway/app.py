@@ -13,11 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from tracer.gateway import openapi, problems
 from tracer.gateway.admin import Admin
 from tracer.gateway.auth import check_bind
 from tracer.gateway.codecs import PATHS
+from tracer.gateway.heads import timed
 from tracer.gateway.health import Health
 from tracer.gateway.native import Native, bounded
 from tracer.gateway.origins import foreign
@@ -46,6 +48,8 @@ class Application(Starlette):
             if scope["path"] in PATHS:
                 await self.plane(scope, receive, send)
                 return
+            if scope["path"].endswith("/") and (path := scope["path"].rstrip("/")) in _NATIVE:
+                scope = {**scope, "path": path}
         await super().__call__(scope, receive, send)
 
 
@@ -86,6 +90,7 @@ def application(gateway: Gateway) -> Application:
 
 
 _OWN = (("/v1/classify", "POST"), ("/v1/classify/batch", "POST"), ("/v1/models", "GET, HEAD"))
+_NATIVE = frozenset(path for path, _ in _OWN)
 
 
 def server(gateway: Gateway, host: str, port: int) -> uvicorn.Server:
@@ -96,7 +101,7 @@ def server(gateway: Gateway, host: str, port: int) -> uvicorn.Server:
     check_bind(gateway.config, host)
     gateway.bound = host
     config = uvicorn.Config(
-        application(gateway), host=host, port=port, log_config=None, access_log=False, lifespan="on", ws="none",
+        application(gateway), host=host, port=port, http=timed(AutoHTTPProtocol), log_config=None, access_log=False, lifespan="on", ws="none",
         server_header=False, date_header=False, proxy_headers=False, timeout_graceful_shutdown=DRAIN_S,
     )  # fmt: skip
     return uvicorn.Server(config)

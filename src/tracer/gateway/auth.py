@@ -127,6 +127,12 @@ class Gate:
             return wait
         return self._all.wait() if self._all is not None else 0.0
 
+    def charge(self, caller: Caller, n: int) -> None:
+        """Count n more than the one that `wait` let pass: a batch is as much work as its texts."""
+        for bucket in (self._buckets.get(caller.name), self._all):
+            if bucket is not None:
+                bucket.charge(n)
+
     async def token(self, what: str, headers: Mapping[str, str], source: str) -> bool | None:
         """Whether the token of ``admin`` or ``metrics`` was shown; None where the config has none.
 

@@ -37,6 +37,8 @@ log = logging.getLogger("tracer.gateway")
 
 _ANY: tuple[tuple[str | None, str | None], ...] = ((None, None),)
 _LIKES = _TEACHERS = 16
+_NAME = 256
+"""Characters of a model's name, at most."""
 _LIKE_BYTES = 64 * 1024
 _UNTOLD = 100
 """Tallies that wait for a store that is down; then the oldest are dropped."""
@@ -137,6 +139,8 @@ class TaskLine:
 
     def learn(self, teacher: str, usage: Usage) -> None:
         """Take a call of the teacher into the mean of its tokens."""
+        if len(teacher) > _NAME:
+            return  # the price list would be searched for it, on the loop
         new = (float(usage.input_tokens), float(usage.output_tokens))
         known = self._costs.get(teacher)
         if known is None:

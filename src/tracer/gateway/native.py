@@ -37,7 +37,7 @@ class Native:
         """``{"task", "text"}``, or ``embedding`` in place of the text or beside it; ``fallback`` is the label to give
         where the policy leaves the input."""
         try:
-            asked, line, name = await self._asked(request)
+            asked, line, name, _ = await self._asked(request)
             text, embedding = asked.get("text"), _vector(asked.get("embedding"))
             if not (isinstance(text, str) and text.strip()) and (embedding is None or text is not None):
                 raise CodecError("text must be a text, or embedding a list of numbers")
@@ -58,12 +58,13 @@ class Native:
     async def batch(self, request: Request) -> Response:
         """``{"task", "texts"}`` with up to 1,000 texts; ``{"results": [...]}`` in their order."""
         try:
-            asked, line, name = await self._asked(request)
+            asked, line, name, caller = await self._asked(request)
             texts = asked.get("texts")
             if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
                 raise CodecError("texts must be a list of texts")
             if not 0 < len(texts) <= _MOST:
                 raise CodecError(f"texts must be 1 to {_MOST}")
+            self._gateway.serving.gate.charge(caller, len(texts) - 1)
             if line.task.mode == "observe":
                 left = {"label": None, "source": "none", "decision": "deferred", "reason": "observe"}
                 return JSONResponse({"results": [{"id": secrets.token_hex(16), **left} for _ in texts]})
@@ -79,6 +80,7 @@ class Native:
         """The aliases of tasks that the caller may use, as OpenAI lists models."""
         try:
             caller = await self._caller(request)
+            self._paced(caller)
         except _Refusal as refusal:
             return refusal.response
         names = {
@@ -99,11 +101,14 @@ class Native:
             raise _Refusal(401, "no key of this gateway was shown")
         return caller
 
-    async def _asked(self, request: Request) -> tuple[dict[str, Any], TaskLine, str]:
+    def _paced(self, caller: Caller) -> None:
+        if (wait := self._gateway.serving.gate.wait(caller)) > 0.0:
+            raise _Refusal(429, "too many requests", {"retry-after": str(max(1, round(wait + 0.5)))})
+
+    async def _asked(self, request: Request) -> tuple[dict[str, Any], TaskLine, str, Caller]:
         serving, headers = self._gateway.serving, dict(request.headers)
         caller = await self._caller(request)
-        if (wait := serving.gate.wait(caller)) > 0.0:
-            raise _Refusal(429, "too many requests", {"retry-after": str(max(1, round(wait + 0.5)))})
+        self._paced(caller)
         try:
             body = await read_body(request.receive, headers, serving.config.limits.body_bytes)
         except TooLargeError as error:
@@ -120,7 +125,7 @@ class Native:
             raise _Refusal(403, "this key does not reach this task")
         if name not in serving.lines:
             raise _Refusal(404, "there is no such task")
-        return asked, serving.lines[name], name
+        return asked, serving.lines[name], name, caller
 
     def _count(self, task: str, answers: list[Answer]) -> None:
         for answer in answers:

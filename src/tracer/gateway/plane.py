@@ -129,6 +129,9 @@ class Plane:
         if one.scope["method"] in _OF_PROXIES:
             await self._refuse(one, 405, "this method is for proxies")
             return
+        if one.path.startswith("/v1/classify/"):
+            await self._refuse(one, 404, "there is nothing here")  # a text that is meant for here goes nowhere else
+            return
         if one.serving.running > one.serving.config.limits.concurrency:
             await self._refuse(one, 503, "this gateway answers as many requests as it takes", {"retry-after": "1"})
             return
