@@ -47,7 +47,7 @@ def test_kubernetes_schemas(tmp_path: Path) -> None:
 
 
 def test_compose_schema() -> None:
-    from compose_spec import ComposeSpecification  # type: ignore[import-not-found,unused-ignore]
+    from compose_spec import ComposeSpecification
 
     content = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
     read = ComposeSpecification.model_validate(content)

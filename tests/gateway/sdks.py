@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,18 @@ KEY, NARROW, SLOW = "tr-all-of-it", "tr-another-task", "tr-one-a-second"
 """Keys: of everything, of another task alone, and of one request a second."""
 DESKS = ["accounts", "billing", "office", "orders", "returns", "sales", "technical"]
 BODY_BYTES = 65_536
-Desk = Enum("Desk", {desk: desk for desk in DESKS}, type=str)
+
+
+class Desk(StrEnum):
+    """The labels, as users write them."""
+
+    accounts = "accounts"
+    billing = "billing"
+    office = "office"
+    orders = "orders"
+    returns = "returns"
+    sales = "sales"
+    technical = "technical"
 
 
 class ByEnum(BaseModel):
@@ -89,7 +100,7 @@ def rig(known: Known, home: Path) -> Iterator[Rig]:
     with Standin(answers) as api:
         config = f"""
 home: {home}
-upstreams: {{main: {{base_url: {api.url}/v1, retries: 0, timeout_s: 1.5}}}}
+upstreams: {{main: {{base_url: {api.url}/v1, retries: 0, timeout_s: 1.0}}}}
 keys:
   all: {{hash: "{sha256_of(KEY)}"}}
   narrow: {{hash: "{sha256_of(NARROW)}", tasks: [other]}}
