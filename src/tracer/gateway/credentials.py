@@ -83,6 +83,11 @@ class KeyHash:
         else:
             raise ConfigError("must be sha256:HEX of the key, or scrypt:N:R:P:SALT:DIGEST")
 
+    @property
+    def slow(self) -> bool:
+        """Whether a check takes long, and so belongs off the event loop."""
+        return self._work is not None
+
     def check(self, key: str) -> bool:
         """Whether this is the key; in constant time."""
         given = key.encode("utf-8", "surrogatepass")
@@ -93,6 +98,10 @@ class KeyHash:
             size = len(self._digest)
             digest = hashlib.scrypt(given, salt=self._salt, n=n, r=r, p=p, maxmem=2 * _MAX_MEMORY, dklen=size)
         return hmac.compare_digest(digest, self._digest)
+
+    def bound(self, secret: bytes) -> bytes:
+        """A key (32 bytes) that is made of a secret and of this digest: another digest gives another one."""
+        return hmac.digest(secret, self._salt + self._digest, "sha256")
 
     def __repr__(self) -> str:
         return HIDDEN
