@@ -170,7 +170,7 @@ def end_to_end(
         for name, server in (("alone", slow), ("tracer", tracer)):
             with tracer.awake():
                 found = asked(
-                    server, bodies, core, clients=max(CLIENTS), warm_s=2.0, seconds=seconds, skip=number * 997
+                    server, bodies, core, clients=max(CLIENTS), warm_s=min(2.0, seconds / 3), seconds=seconds, skip=number * 997
                 )  # fmt: skip
             checked(found, None)
             out[name].append(found)
@@ -182,7 +182,7 @@ def main() -> None:
     """Fit, start everything, measure, write."""
     given = arguments(__doc__ or "", _add)
     cores = Cores.here()
-    train, test, digest = texts_of(given.data, 3000 if given.quick else None)
+    train, test, digest = texts_of(given.data, 2000 if given.quick else None)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         folder = Path(scratch)
         policies = {HANDLED: fitted(train, test, folder / "lexical", "lexical")}

@@ -44,9 +44,9 @@ def paired(
 
 
 def spread(found: tuple[float, float, float], form: str) -> str:
-    """``median (least to most)``."""
+    """``median (least to most)``, or the one value there is."""
     mid, low, high = (format(value, form) for value in found)
-    return f"{mid} ({low} to {high})"
+    return mid if low == high else f"{mid} ({low} to {high})"
 
 
 def render(result: dict[str, Any]) -> str:
@@ -96,8 +96,9 @@ def render(result: dict[str, Any]) -> str:
     dense = result["policies"].get(DENSE)
     return f"""## The gateway under load
 
-`tracer serve` with one process, {result["rounds"]} rounds of {result["seconds"]:g} s after {result["warm_s"]:g} s of warming up, in which all take turns in random
+`tracer serve` with one process, {_rounds(result["rounds"])} of {result["seconds"]:g} s after {result["warm_s"]:g} s of warming up, in which all take turns in random
 order; medians (least to most) over rounds, ratios and differences within a round. {_pinned(result)}
+"Added" is against the echo, or the stand-in, with the same clients; "told" is the response header `x-tracer-overhead-ms`.
 A client keeps its connection and asks at once when it has its answer; every answer was read, had status 200 and, where the row
 says handled, `x-tracer-decision: handled`; no connection was closed. Each request is another test message of Banking77 under a
 prompt that names all labels ({result["bytes"]["desk"]:,} bytes; {result["bytes"]["typed"]:,} with the schema); an answer has {result["answer_bytes"]:,} bytes. Rows that say handled ask only what
@@ -117,12 +118,16 @@ Ready after its start, on one core: {_started(result)}.
 """
 
 
+def _rounds(n: int) -> str:
+    return "one round" if n == 1 else f"{n} rounds"
+
+
 def _pinned(result: Mapping[str, Any]) -> str:
     if not result["pinned"]:
         return "Server and clients share this machine's cores."
     return (
-        "The server measured has one core to itself, all other servers stopped; the clients, and the stand-in where it is "
-        "asked by a gateway, have the other one."
+        "The\nserver measured has one core to itself, all other servers stopped; the clients, and the stand-in where a gateway "
+        "asks it,\nhave the other one."
     )
 
 
