@@ -182,6 +182,8 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
                 warm, start, cpu, seen = False, now, time.process_time(), Seen()
             seen.take((now - client.begun) * 1e3, *told[1:])
             left -= 1
+            if left <= 0:
+                break
             client.data.clear()
             ask(client)
     lasted, busy = clock() - start, time.process_time() - cpu
