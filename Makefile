@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 ENCODER_STAMP := $(ENCODER_VENV)/.installed
 BROWSER_VENV := .venv-browser
 BROWSER_STAMP := $(BROWSER_VENV)/.installed
+CLIENTS_VENV := .venv-clients
+CLIENTS_STAMP := $(CLIENTS_VENV)/.installed
 PEER_VENV := .venv-peer
 PEER_STAMP := $(PEER_VENV)/.installed
 LITELLM_VENV := .venv-litellm
@@ -14,7 +16,8 @@ BENCHMARKS := protocol refusals guarantee resplits hard_tasks core growth ablati
   flywheel_drift speed_fit speed_growth speed_serving speed_encoder flywheel_update \
   gateway_load gateway_memory
 
-.PHONY: help demo test test-slow test-encoder test-browser lint types format bench bench-quick peer litellm clean
+.PHONY: help demo test test-slow test-encoder test-browser test-clients lint types format bench bench-quick peer \
+  litellm clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,6 +42,12 @@ $(BROWSER_STAMP): pyproject.toml
 	$(BROWSER_VENV)/bin/python -m pip install --quiet --editable . --group dev --group browser
 	@touch $@
 
+$(CLIENTS_STAMP): pyproject.toml
+	$(PYTHON) -m venv $(CLIENTS_VENV)
+	$(CLIENTS_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(CLIENTS_VENV)/bin/python -m pip install --quiet --editable . --group dev --group clients
+	@touch $@
+
 demo: $(STAMP)  ## Fit, certify and route real LLM-labelled messages
 	$(BIN)/tracer demo
 
@@ -54,6 +63,9 @@ test-encoder: $(ENCODER_STAMP)  ## Tests with a real sentence encoder (installs 
 
 test-browser: $(BROWSER_STAMP)  ## Tests that open reports in Chromium (apt-get install chromium)
 	$(BROWSER_VENV)/bin/python -m pytest -m browser
+
+test-clients: $(CLIENTS_STAMP)  ## Tests with LiteLLM, LangChain, JavaScript (node 20, npm) and checkers of deploy/
+	$(CLIENTS_VENV)/bin/python -m pytest -m clients
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .
@@ -91,4 +103,5 @@ litellm:  # An environment with LiteLLM's proxy, likewise. 1.82.7 and 1.82.8 sto
 	  echo "LiteLLM's proxy cannot be installed here: it is not measured"
 
 clean:  ## Remove environments and caches
-	rm -rf $(VENV) $(ENCODER_VENV) $(BROWSER_VENV) $(PEER_VENV) $(LITELLM_VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ENCODER_VENV) $(BROWSER_VENV) $(CLIENTS_VENV) $(PEER_VENV) $(LITELLM_VENV) \
+	  .pytest_cache .mypy_cache .ruff_cache
