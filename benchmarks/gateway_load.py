@@ -87,7 +87,8 @@ def asked(
     }  # fmt: skip
     before = server.cpu_s()
     found = clients_seen(spec, core)
-    return found | {"server_busy": round((server.cpu_s() - before) / (warm_s + found["seconds"]), 3)}
+    lasted = max(warm_s, found["all_served_s"] if warm_s else 0.0) + found["seconds"]
+    return found | {"server_busy": round((server.cpu_s() - before) / lasted, 3)}
 
 
 def clients_seen(spec: Mapping[str, Any], core: int | None) -> dict[str, Any]:
