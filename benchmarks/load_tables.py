@@ -85,10 +85,10 @@ def render(result: dict[str, Any]) -> str:
             "calls/s",
             "p50, ms",
             "p99, ms",
-            "added to",
-            "p50, ms",
-            "p99, ms",
-            "`x-tracer-overhead-ms`, p50 and p99",
+            "beside",
+            "p50 added, ms",
+            "p99 added, ms",
+            "overhead told, p50 and p99, ms",
         ),
         (
             (
