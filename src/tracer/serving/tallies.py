@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ class Tally:
 @dataclass(slots=True)
 class _Running:
     started: datetime
+    began: float
     n: int = 0
     handled: int = 0
     novel: int = 0
@@ -41,10 +43,13 @@ class _Running:
 
 
 class Tallies:
-    """Tallies that grow; safe to use from several threads. Memory is bounded by versions times labels."""
+    """Tallies that grow; safe to use from several threads. Memory is bounded by versions times labels.
 
-    def __init__(self, clock_utc: Callable[[], datetime]) -> None:
-        self._clock = clock_utc
+    ``clock`` gives seconds that never go back: a wall clock that is set meanwhile changes no duration.
+    """
+
+    def __init__(self, clock_utc: Callable[[], datetime], clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock_utc, self._clock = clock_utc, clock
         self._running: dict[str | None, _Running] = {}
         self._lock = threading.Lock()
 
@@ -54,7 +59,7 @@ class Tallies:
         with self._lock:
             running = self._running.get(policy)
             if running is None:
-                running = self._running[policy] = _Running(self._clock())
+                running = self._running[policy] = _Running(self._clock_utc(), self._clock())
                 if len(self._running) > _KEPT:
                     del self._running[next(iter(self._running))]
             running.n += len(decisions)
@@ -80,4 +85,4 @@ class Tallies:
             taken = self._running.pop(policy)
         facts: dict[str, object] = {"handled": taken.handled, "novel": taken.novel, "errors": taken.errors}
         facts |= {"audits": taken.audits, "labels": dict(taken.labels)}
-        return Tally(policy, taken.started, (self._clock() - taken.started).total_seconds(), taken.n, facts)
+        return Tally(policy, taken.started, self._clock() - taken.began, taken.n, facts)
