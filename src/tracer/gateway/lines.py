@@ -63,7 +63,7 @@ class TaskLine:
         self.broken = False
         self.router = self._router()
         self._store: TraceStore | None = None
-        self._opening = threading.Lock()
+        self._opening, self._tending = threading.Lock(), threading.Lock()
         try:
             self._open(_PATIENCE_S)
         except StoreError as error:
@@ -142,11 +142,8 @@ class TaskLine:
         """Write the tallies; load the policy again where it could not be loaded. Raises StoreError."""
         if self.broken:
             self.router = self._router()
-        while (tally := self._tally or self.router.take_tally()) is not None:
-            self._tally = tally  # until it is written
-            facts = cast(dict[str, Any], tally.facts)
-            self.store.tally(tally.policy, tally.started.timestamp(), tally.seconds, tally.n, facts)
-            self._tally = None
+        with self._tending:
+            self._write_tallies()
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Write what waits, and let go of the store; False where time ran out."""
@@ -158,6 +155,13 @@ class TaskLine:
         if self._store is not None:
             self._store.close()
         return done
+
+    def _write_tallies(self) -> None:
+        while (tally := self._tally or self.router.take_tally()) is not None:
+            self._tally = tally  # until it is written
+            facts = cast(dict[str, Any], tally.facts)
+            self.store.tally(tally.policy, tally.started.timestamp(), tally.seconds, tally.n, facts)
+            self._tally = None
 
     def _open(self, wait_s: float) -> TraceStore:
         with self._opening:
