@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import httpx2
 import pytest
 
 from tests.gateway.conftest import Known
-from tests.gateway.loading import ask, check_labels, check_traces, drive, quiet, teachers
+from tests.gateway.loading import ask, check_labels, check_traces, drive, quiet, stored, teachers
 from tests.gateway.serving import Served, place, serve, settings
 from tests.gateway.standin import Standin
 from tracer.policies.serving_settings import ServingSettings
@@ -81,6 +83,8 @@ def history_gone(folder: Path) -> None:
 
 DAMAGES = [truncated, overwritten, other_digest, no_folder, points_nowhere, points_at_nonsense, unreadable, bad_settings,
            deep_settings, bad_home_settings, history_gone]  # fmt: skip
+CASES = [pytest.param(damage, id=damage.__name__, marks=[pytest.mark.slow] if i not in (1, 4) else [])
+         for i, damage in enumerate(DAMAGES)]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +114,7 @@ def until_handled(served: Served, text: str, seconds: float = 10.0) -> bool:
     return False
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", CASES)
 def test_a_home_that_is_damaged_at_the_start(
     known: Known, tmp_path: Path, api: Standin, damage: Callable[[Path], None]
 ) -> None:
@@ -132,7 +136,7 @@ def test_a_home_that_is_damaged_at_the_start(
         check_traces([t for t in served.traces() if t.id in {one.id for one in (*got, *again)}], [*got, *again], labels)
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", CASES)
 def test_a_home_that_is_damaged_while_it_serves(
     known: Known, tmp_path: Path, api: Standin, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,8 +164,6 @@ def test_a_home_that_is_damaged_while_it_serves(
 
 
 def test_a_damaged_home_does_not_hide_the_others_from_the_admin(known: Known, tmp_path: Path, api: Standin) -> None:
-    import hashlib
-
     folder = place(known.home, tmp_path, PLAIN)
     digest = "sha256:" + hashlib.sha256(b"token").hexdigest()
     config = settings(api.url, tmp_path, more=f"admin: {{token_hash: '{digest}'}}")
@@ -180,10 +182,8 @@ def test_a_damaged_home_does_not_hide_the_others_from_the_admin(known: Known, tm
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_reload_that_cannot_be_used_changes_nothing_under_load(known: Known, tmp_path: Path, api: Standin) -> None:
-    import hashlib
-    import threading
-
     folder = place(known.home, tmp_path, PLAIN)
     digest = "sha256:" + hashlib.sha256(b"token").hexdigest()
     good = settings(api.url, tmp_path, more=f"admin: {{token_hash: '{digest}'}}")
@@ -234,6 +234,4 @@ def test_a_reload_that_cannot_be_used_changes_nothing_under_load(known: Known, t
         swapper.join(30)
         assert {one.status for one in again} == {200}
         check_labels(again, known, labels)
-    from tests.gateway.loading import stored
-
     check_traces([t for t in stored(folder) if t.id in {one.id for one in (*got, *again)}], [*got, *again], labels)
