@@ -93,7 +93,7 @@ def serve(
     start_s: float = 10.0,
     **given: Any,
 ) -> Iterator[Served]:
-    """Run a gateway on a free port until the block ends; then it has drained."""
+    """Run a gateway on a free port until the block ends; then it has drained. ``environ`` holds its secrets."""
     read = None if reader is None else lambda: parse(reader(), environ or {})
     gateway = Gateway(parse(config, environ or {}), reader=read, **given)
     running = server(gateway, "127.0.0.1", 0)

@@ -140,7 +140,10 @@ def bent(draw: st.DrawFn, given: dict[str, Any]) -> bytes:
 @pytest.mark.parametrize("path", PATHS)
 def test_requests_that_are_bent(served: Served, path: str, n_examples: int) -> None:
     @eager(n_examples)
-    @given(body=bent(whole(path)), content=st.sampled_from(["application/json", "text/plain", "", "application/json; charset=utf-16"]))
+    @given(
+        body=bent(whole(path)),
+        content=st.sampled_from(["application/json", "text/plain", "", "application/json; charset=utf-16"]),
+    )
     def send(body: bytes, content: str) -> None:
         answer = served.client.post(served.url + path, content=body, headers={"content-type": content})
         assert answer.status_code < 500, (answer.status_code, answer.content)
@@ -217,14 +220,18 @@ def test_http_as_others_speak_it(served: Served, api: Standin) -> None:
     assert statuses(conversed(served, chunked)) == [200]
     old = conversed(served, request(CHAT, body, version=b"HTTP/1.0"))
     assert statuses(old) == [200]
-    stream = conversed(served, request(CHAT, json.dumps(asked("to the teacher", stream=True)).encode(), version=b"HTTP/1.0"))
+    stream = conversed(
+        served, request(CHAT, json.dumps(asked("to the teacher", stream=True)).encode(), version=b"HTTP/1.0")
+    )
     assert stream.rstrip().endswith(b"data: [DONE]"), "an old client has the end of a stream by that of the connection"
     two = request(CHAT, body) + request("/health", b"", method=b"GET") + request(CHAT, body, CLOSE)
     assert statuses(conversed(served, two)) == [200, 200, 200], "pipelined: each its answer, in order"
     assert statuses(conversed(served, request(CHAT, body, b"expect: 100-continue", CLOSE))) == [100, 200]
     assert statuses(conversed(served, request(CHAT, body), half=True)) in ([200], []), "half closed"
     assert statuses(conversed(served, request("/health", b"", method=b"GET")[:-2], half=True)) in ([400], [])
-    assert statuses(conversed(served, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")) in ([400], []), "TLS, by mistake"
+    assert statuses(conversed(served, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")) in ([400], []), (
+        "TLS, by mistake"
+    )
     assert statuses(conversed(served, b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 30_000 + b"\r\n")) in ([400], [431])
     broken = request(CHAT, b"zz\r\nnot a chunk\r\n", b"transfer-encoding: chunked")
     assert statuses(conversed(served, broken)) in ([400], [])
@@ -255,9 +262,7 @@ def check(served: Served) -> None:
     assert served.gateway.serving.lines["desk"].recorder.counts["refused"] == 0
 
 
-def test_logs_hold_no_content_whatever_came(
-    known: Known, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_logs_hold_no_content_whatever_came(known: Known, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     place(known.home, tmp_path, ServingSettings(audit_rate=0.0))
     for name in ("tracer", "uvicorn"):
         caplog.set_level(logging.DEBUG, name)

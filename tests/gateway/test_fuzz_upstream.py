@@ -20,7 +20,9 @@ from tests.gateway.test_fuzz import FEW_AND_MANY, bent, eager, whole
 from tracer.policies.serving_settings import ServingSettings
 from tracer.types import FAILED
 
-HUGE = {"usage": {"prompt_tokens": 10**400, "completion_tokens": 10**30, "input_tokens": 10**400, "output_tokens": 2**63}}
+HUGE = {
+    "usage": {"prompt_tokens": 10**400, "completion_tokens": 10**30, "input_tokens": 10**400, "output_tokens": 2**63}
+}
 
 
 class Says:
@@ -127,7 +129,9 @@ def test_answers_of_any_bytes(served: Served, says: Says, n_examples: int) -> No
     n = [len(served.traces())]
 
     @eager(n_examples)
-    @given(content=st.binary(max_size=300), kind=st.sampled_from(["application/json", "text/event-stream", "text/html"]))
+    @given(
+        content=st.binary(max_size=300), kind=st.sampled_from(["application/json", "text/event-stream", "text/html"])
+    )
     def send(content: bytes, kind: str) -> None:
         says.content, says.kind = content, kind
         got = served.post(whole(CHAT))
@@ -140,9 +144,7 @@ def test_answers_of_any_bytes(served: Served, says: Says, n_examples: int) -> No
 
 
 @pytest.mark.parametrize("n_examples", FEW_AND_MANY)
-def test_a_surrogate_imitates_no_answer_that_is_odd(
-    known: Known, says: Says, tmp_path: Path, n_examples: int
-) -> None:
+def test_a_surrogate_imitates_no_answer_that_is_odd(known: Known, says: Says, tmp_path: Path, n_examples: int) -> None:
     """What a teacher said before is the form of what is said here: an odd one must not spoil it."""
     place(known.home, tmp_path, ServingSettings(audit_rate=0.0))
     text, label = next(iter(known.handled.items()))

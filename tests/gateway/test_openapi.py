@@ -100,7 +100,9 @@ def hold(served: Served, path: str, method: str, n_examples: int) -> None:
     )  # fmt: skip
     @given(
         good=operation.as_strategy(),
-        bad=operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE) if method == "post" else st.none(),
+        bad=operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
+        if method == "post"
+        else st.none(),
         n=st.integers(0, 1),
     )
     def answers(good: Any, bad: Any, n: int) -> None:

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from tracer.errors import BusyError, ConfigError, StoreError, TracerError
 from tracer.flywheel import switching
+from tracer.gateway.auth import UncheckedError, source_of
 from tracer.gateway.codecs.bodies import read_object
 from tracer.gateway.discovery import stored
 from tracer.gateway.lines import TaskLine
@@ -50,11 +51,8 @@ class Admin:
 
     def _guarded(self, work: Work) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            known = self._gateway.serving.gate.is_admin(dict(request.headers))
-            if known is None:
-                return _problem(404, "no admin token is set")
-            if not known:
-                return _problem(401, "the admin token was not shown")
+            if (refusal := await self._refusal(request)) is not None:
+                return refusal
             try:
                 return JSONResponse(await work(request))
             except KeyError:
@@ -70,6 +68,15 @@ class Admin:
                 return _problem(400, "the client left")
 
         return endpoint
+
+    async def _refusal(self, request: Request) -> Response | None:
+        try:
+            known = await self._gateway.serving.gate.admin(dict(request.headers), source_of(request.scope))
+        except UncheckedError:
+            return _problem(429, "too many unknown tokens")
+        if known is None:
+            return _problem(404, "no admin token is set")
+        return None if known else _problem(401, "the admin token was not shown")
 
     async def _tasks(self, _: Request) -> Any:
         lines = self._gateway.serving.lines.values()
