@@ -175,9 +175,7 @@ class Process:
 
 
 @contextmanager
-def running(
-    config: Path, environ: Mapping[str, str] | None = None, start: Sequence[str] = START
-) -> Iterator[Process]:
+def running(config: Path, environ: Mapping[str, str] | None = None, start: Sequence[str] = START) -> Iterator[Process]:
     """A gateway that is up; killed at the end where it still runs."""
     one = Process(config, environ, start)
     try:

@@ -113,5 +113,9 @@ def test_no_duration_is_taken_from_the_wall_clock(room: str) -> None:
         defaults = {id(node) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef)
                     for d in (*f.args.defaults, *f.args.kw_defaults) if d is not None for node in ast.walk(d)}  # fmt: skip
         for node in ast.walk(tree):
-            wall = isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "datetime.now", "time.time_ns")
+            wall = isinstance(node, ast.Attribute) and ast.unparse(node) in (
+                "time.time",
+                "datetime.now",
+                "time.time_ns",
+            )
             assert not wall or id(node) in defaults, f"{path.name}:{node.lineno}"  # type: ignore[attr-defined]

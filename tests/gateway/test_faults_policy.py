@@ -222,10 +222,13 @@ def test_a_reload_that_cannot_be_used_changes_nothing_under_load(known: Known, t
 
         def swap() -> None:
             while not done.is_set():
-                now[0] = good.replace("mode: live", "mode: live\n    redact: ['never-there']") if now[0] == good else good
-                assert httpx2.post(
-                    served.url + "/admin/reload", headers={"authorization": "Bearer token"}
-                ).status_code == 200
+                now[0] = (
+                    good.replace("mode: live", "mode: live\n    redact: ['never-there']") if now[0] == good else good
+                )
+                assert (
+                    httpx2.post(served.url + "/admin/reload", headers={"authorization": "Bearer token"}).status_code
+                    == 200
+                )
 
         swapper = threading.Thread(target=swap)
         swapper.start()

@@ -32,7 +32,9 @@ def test_killed_under_load_what_was_committed_is_there(known: Known, tmp_path: P
             with running(config) as one:
                 killed = threading.Event()
 
-                def kill(process: object = one, killed: threading.Event = killed, at: float = 1.7 + 0.3 * round_) -> None:
+                def kill(
+                    process: object = one, killed: threading.Event = killed, at: float = 1.7 + 0.3 * round_
+                ) -> None:
                     time.sleep(at)
                     seen.extend(trace.id for trace in stored(folder))  # committed: another process has read it
                     one.kill()  # noqa: B023 - joined within the round
