@@ -97,7 +97,7 @@ def drive(
     lock, left = threading.Lock(), list(enumerate(texts))[::-1]
 
     def work() -> None:
-        with httpx2.Client(timeout=timeout, verify=False) as client:  # noqa: S501 - plain HTTP; certificates cost time
+        with httpx2.Client(timeout=timeout, verify=False) as client:  # reading certificates takes long
             while not until():
                 with lock:
                     if not left:

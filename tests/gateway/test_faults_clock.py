@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -22,6 +23,10 @@ NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 JUMPS = (timedelta(0), timedelta(days=-1), timedelta(days=31), timedelta(days=-3650), timedelta(seconds=-0.5))
 
 
+def stamp(now: list[datetime]) -> float:
+    return now[0].timestamp()
+
+
 def test_traces_are_dated_by_the_wall_clock_and_keep_their_order(known: Known, tmp_path: Path) -> None:
     folder = place(known.home, tmp_path, ServingSettings(audit_rate=0.5))
     texts = [*list(known.handled)[:20], *known.left[:20]]
@@ -30,7 +35,7 @@ def test_traces_are_dated_by_the_wall_clock_and_keep_their_order(known: Known, t
     got, dates = [], {}
     with (
         Standin(labels) as api,
-        serve(settings(api.url, tmp_path), tmp_path, now=lambda: now[0].timestamp(), tend_s=0.02) as served,
+        serve(settings(api.url, tmp_path), tmp_path, now=partial(stamp, now), tend_s=0.02) as served,
     ):
         for jump in JUMPS:
             quiet(served)
@@ -60,7 +65,7 @@ def test_rates_and_breakers_look_at_a_steady_clock(known: Known, tmp_path: Path)
     with (
         Standin(teachers(known.left[:9])) as api,
         serve(
-            settings(api.url, tmp_path, more="limits: {requests_per_s: 5}"), tmp_path, now=lambda: now[0].timestamp()
+            settings(api.url, tmp_path, more="limits: {requests_per_s: 5}"), tmp_path, now=partial(stamp, now)
         ) as served,
     ):
         spent = burst(served, known.left[0], 12)
@@ -89,7 +94,7 @@ def test_discovery_takes_any_clock(tmp_path: Path) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     with (
         Standin(default="sales") as api,
-        serve(settings(api.url, tmp_path), tmp_path, now=lambda: now[0].timestamp()) as served,
+        serve(settings(api.url, tmp_path), tmp_path, now=partial(stamp, now)) as served,
     ):
         for i in range(40):
             now[0] = NOON + JUMPS[i % len(JUMPS)]
@@ -110,8 +115,9 @@ def test_no_duration_is_taken_from_the_wall_clock(room: str) -> None:
     folder = Path(tracer.gateway.__path__[0]).parent / room
     for path in folder.rglob("*.py"):
         tree = ast.parse(path.read_text())
-        defaults = {id(node) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef)
-                    for d in (*f.args.defaults, *f.args.kw_defaults) if d is not None for node in ast.walk(d)}  # fmt: skip
+        functions = [f.args for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef)]
+        given = [d for one in functions for d in (*one.defaults, *one.kw_defaults) if d is not None]
+        defaults = {id(node) for default in given for node in ast.walk(default)}
         for node in ast.walk(tree):
             wall = isinstance(node, ast.Attribute) and ast.unparse(node) in (
                 "time.time",

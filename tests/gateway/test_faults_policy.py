@@ -1,4 +1,4 @@
-"""A home that is damaged, before the gateway starts or while it serves: the old policy or the teacher, no wrong label."""
+"""A home that is damaged, at the start or while it serves: the old policy or the teacher, and no wrong label."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def history_gone(folder: Path) -> None:
     (folder / "history.jsonl").write_bytes(b"\x00\xff not a line\n")
 
 
-DAMAGES = [truncated, overwritten, other_digest, no_folder, points_nowhere, points_at_nonsense, unreadable, bad_settings,
-           deep_settings, bad_home_settings, history_gone]  # fmt: skip
+DAMAGES = [truncated, overwritten, other_digest, no_folder, points_nowhere, points_at_nonsense, unreadable,
+           bad_settings, deep_settings, bad_home_settings, history_gone]  # fmt: skip
 CASES = [pytest.param(damage, id=damage.__name__, marks=[pytest.mark.slow] if i not in (1, 4) else [])
          for i, damage in enumerate(DAMAGES)]  # fmt: skip
 

@@ -37,7 +37,7 @@ def test_killed_under_load_what_was_committed_is_there(known: Known, tmp_path: P
                 ) -> None:
                     time.sleep(at)
                     seen.extend(trace.id for trace in stored(folder))  # committed: another process has read it
-                    one.kill()  # noqa: B023 - joined within the round
+                    one.kill()
                     killed.set()
 
                 killer = threading.Thread(target=kill)

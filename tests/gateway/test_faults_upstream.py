@@ -20,8 +20,8 @@ from tracer.policies.serving_settings import ServingSettings
 from tracer.types import FAILED
 
 PLAIN = ServingSettings(audit_rate=0.0)
-FAULTS = ("status=500", "status=503", "status=429, retry_after=1", "reset", "garbage", "cut", "slow_first_byte, seconds=0.2",
-          "hang")  # fmt: skip
+FAULTS = ("status=500", "status=503", "status=429, retry_after=1", "reset", "garbage", "cut",
+          "slow_first_byte, seconds=0.2", "hang")  # fmt: skip
 
 
 def config_of(url: str, home: Path, task: str = "", **given: object) -> str:

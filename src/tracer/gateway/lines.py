@@ -6,8 +6,8 @@ import hashlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,8 @@ from typing import Any, cast
 from tracer import storage
 from tracer.cost import Price, call_usd, price_of
 from tracer.errors import ConfigError, StoreError, TracerError
+from tracer.features.dense import checked
+from tracer.features.sources import embedder_from_name
 from tracer.flywheel.settings import Settings
 from tracer.gateway import patterns
 from tracer.gateway.settings import GatewayConfig, TaskConfig
@@ -25,6 +27,7 @@ from tracer.serving.coins import Rng
 from tracer.serving.recorder import BatchRecorder
 from tracer.serving.router import Router
 from tracer.serving.tallies import Tally
+from tracer.traces.digests import digest_of
 from tracer.traces.store import COPY, TraceStore
 from tracer.types import Trace, Usage
 
@@ -63,6 +66,7 @@ class TaskLine:
         self.broken = False
         self._accepted: tuple[Policy | None, Collection[tuple[str | None, str | None]]] = (None, _ANY)
         self.router = self._router()
+        self._embedder = embedder_from_name(task.embedder) if task.capture == "features" and task.embedder else None
         self._store: TraceStore | None = None
         self._opening, self._tending = threading.Lock(), threading.Lock()
         try:
@@ -186,8 +190,14 @@ class TaskLine:
         self.broken = False
         return router
 
-    def _write(self, batch: Any) -> None:
-        self.store.append(batch)
+    def _write(self, batch: Sequence[Trace]) -> None:
+        if self._embedder is None:
+            self.store.append(batch)
+            return
+        # Here, in the recorder's thread, texts become vectors and digests: they go no further.
+        dense = checked(self._embedder, [trace.text for trace in batch])
+        kept = [replace(trace, text=digest_of(trace.text)) for trace in batch]
+        self.store.append(kept, dense=dense, embedder=self._embedder.identity)
 
 
 def prepare(home: Path, task: TaskConfig) -> None:

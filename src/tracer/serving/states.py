@@ -175,6 +175,7 @@ class HomeSource:
             self._retry_at = self._clock() + RETRY_S
             log.warning("the files of policy %s were changed in place, the teacher answers: %s",
                         state.version, _told(error))  # fmt: skip
+            log.debug("the failure", exc_info=error)
             return replace(state, policy=None, embedder=None)
 
     def _with_policy(self, state: State) -> State:
