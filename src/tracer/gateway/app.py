@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from tracer.gateway import openapi, problems
@@ -36,7 +37,7 @@ DRAIN_S = 30
 class Application(Starlette):
     """Starlette, but that the busiest paths go to the data plane at once, past its middleware and routes."""
 
-    plane: Plane
+    plane: ASGIApp
     gateway: Gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,7 +86,8 @@ def application(gateway: Gateway) -> Application:
     ]
     handlers = {HTTPException: problems.refused, Exception: problems.broken}
     app = Application(routes=routes, lifespan=lifespan, exception_handlers=handlers)
-    app.plane, app.gateway = plane, gateway
+    app.plane = ServerErrorMiddleware(plane, handler=problems.broken)
+    app.gateway = gateway
     return app
 
 
@@ -101,7 +103,8 @@ def server(gateway: Gateway, host: str, port: int) -> uvicorn.Server:
     check_bind(gateway.config, host)
     gateway.bound = host
     config = uvicorn.Config(
-        application(gateway), host=host, port=port, http=timed(AutoHTTPProtocol), log_config=None, access_log=False, lifespan="on", ws="none",
-        server_header=False, date_header=False, proxy_headers=False, timeout_graceful_shutdown=DRAIN_S,
+        application(gateway), host=host, port=port, http=timed(AutoHTTPProtocol), log_config=None,
+        access_log=False, lifespan="on", ws="none", server_header=False, date_header=False, proxy_headers=False,
+        timeout_graceful_shutdown=DRAIN_S,
     )  # fmt: skip
     return uvicorn.Server(config)
