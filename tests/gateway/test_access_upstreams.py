@@ -209,11 +209,12 @@ def chunked(*parts: bytes) -> bytes:
         (SSE + b"content-length: 1000\r\n\r\n" + EVENT, False),
     ],
 )
-def test_an_error_event_is_told_between_events_alone(tmp_path: Path, answer: bytes, whole: bool) -> None:  # noqa: FBT001
+def test_an_error_event_is_told_between_events_alone(tmp_path: Path, answer: bytes, whole: bool) -> None:
     with raw_upstream(answer) as url, serve(settings(url, tmp_path), tmp_path) as served:
         got = b""
         try:
-            with httpx2.stream("POST", served.url + CHAT, content=json.dumps(asked("hi", stream=True)).encode()) as reply:
+            content = json.dumps(asked("hi", stream=True)).encode()
+            with httpx2.stream("POST", served.url + CHAT, content=content) as reply:
                 for part in reply.iter_raw():
                     got += part
         except httpx2.RemoteProtocolError:

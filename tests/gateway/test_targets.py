@@ -30,8 +30,8 @@ def status(served: Served, target: bytes) -> int:
 
 @pytest.mark.parametrize(
     "target",
-    [b"/v1/../../team-b/v1/files", b"/v1/%2e%2e/%2E./x", b"/v1/./files", b"/v1/files/..", b"/v1/..%2fteam-b", b"/v1/a%2Fb",
-     b"/v1/a%5cb", b"/v1/a\\..\\b", b"/v1/a#b", b"/v1/files?a#b"],
+    [b"/v1/../../team-b/v1/files", b"/v1/%2e%2e/%2E./x", b"/v1/./files", b"/v1/files/..", b"/v1/..%2fteam-b",
+     b"/v1/a%2Fb", b"/v1/a%5cb", b"/v1/a\\..\\b", b"/v1/a#b", b"/v1/files?a#b"],
 )  # fmt: skip
 def test_no_target_leaves_the_base_url(both: tuple[Served, Standin], target: bytes) -> None:
     served, api = both

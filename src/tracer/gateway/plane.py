@@ -21,18 +21,17 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from tracer.errors import CodecError, UpstreamError
-from tracer.gateway import scoped
-from tracer.gateway.auth import Caller, UncheckedError, source_of
+from tracer.gateway.auth import Caller
 from tracer.gateway.calls import Call
 from tracer.gateway.codecs import CODECS, PATHS
 from tracer.gateway.codecs.base import Codec
 from tracer.gateway.codecs.sse import events_of
-from tracer.gateway.deciding import MODES, UNANSWERED, Verdict, decide, missing, with_field
+from tracer.gateway.deciding import UNANSWERED, Verdict, decide, missing, with_field
+from tracer.gateway.entering import MODE, RefusedError, admit, check_reach, take_body
 from tracer.gateway.lines import TaskLine
-from tracer.gateway.reading import Pieces, SlowBodyError, TooLargeError, discard, read_body
+from tracer.gateway.reading import Pieces, SlowBodyError, discard
 from tracer.gateway.relaying import ClientGoneError, Tee, while_connected
 from tracer.gateway.replies import Reply
-from tracer.gateway.retrying import asks_a_model
 from tracer.gateway.serving import Gateway, Serving
 from tracer.gateway.speaking import misdirects
 from tracer.gateway.targets import TargetError
@@ -43,10 +42,8 @@ from tracer.types import Usage
 
 log = logging.getLogger("tracer.gateway.requests")
 
-MODE = "x-tracer-mode"
 NO_STORE = "x-tracer-no-store"
 _COPIED = 1 << 20
-_OF_PROXIES = frozenset({"CONNECT", "TRACE"})
 _STATUS = {"timeout": 504, "connect": 502, "cut": 502, "breaker_open": 503, "busy": 503, "status": 502}
 _ROUTE = "/v1/{path}"
 _FILTERED = (b"content_filter", b"content_policy")
@@ -86,6 +83,11 @@ class Exchange:
     span: RequestSpan | None = None
 
     @property
+    def n_bytes(self) -> int:
+        """Bytes of the body that came."""
+        return len(self.body) if self.pieces is None else self.pieces.n_bytes
+
+    @property
     def kept(self) -> bool:
         """Whether the client allows a trace of it."""
         return self.headers.get(NO_STORE, "").lower() not in ("1", "true", "yes", "on")
@@ -115,6 +117,8 @@ class Plane:
         serving.running += 1
         try:
             await self._serve(one, known=codec is not None)
+        except RefusedError as refused:
+            await self._refuse(one, refused.status, str(refused), refused.more)
         except SlowBodyError:
             if one.status:
                 raise
@@ -126,29 +130,8 @@ class Plane:
             self._over(one)
 
     async def _serve(self, one: Exchange, *, known: bool) -> None:
-        if one.scope["method"] in _OF_PROXIES:
-            await self._refuse(one, 405, "this method is for proxies")
-            return
-        if one.path.startswith("/v1/classify/"):
-            await self._refuse(one, 404, "there is nothing here")  # a text that is meant for here goes nowhere else
-            return
-        if one.serving.running > one.serving.config.limits.concurrency:
-            await self._refuse(one, 503, "this gateway answers as many requests as it takes", {"retry-after": "1"})
-            return
-        if not await self._admitted(one):
-            return
-        if known or asks_a_model(one.path):
-            try:
-                one.body = await read_body(one.receive, one.headers, one.serving.config.limits.body_bytes)
-                one.unread = False
-            except TooLargeError as error:
-                one.unread = error.more
-                await self._refuse(one, 413, "the body is larger than this gateway takes")
-                return
-        elif "transfer-encoding" in one.headers or one.headers.get("content-length", "0") != "0":
-            one.pieces = Pieces(one.receive)
-        else:
-            one.unread = False
+        await admit(one)
+        await take_body(one, known=known)
         if known:
             try:
                 one.call = one.codec.read(one.body)
@@ -156,51 +139,20 @@ class Plane:
                 one.reason = "unread"
         if one.call is not None:
             self._match(one, one.call)
-        if not one.caller.may(one.task or None):
-            await self._refuse(one, 403, "this key does not reach this task", None)
-            return
-        if one.caller.scoped and one.call is not None and one.match is not None:
-            beyond = scoped.beyond(one.call, one.match, one.serving.accepted(one.task), one.body)
-            if beyond is not None:
-                await self._refuse(one, *beyond)
-                return
+        check_reach(one)
         if one.call is not None and one.match is not None and one.line is not None:
             mode = one.headers.get(MODE, "auto")
             verdict = await decide(one.line, one.match, one.call, mode, one.version, kept=one.kept)
             one.verdict, one.decision, one.reason = verdict, verdict.decision, verdict.reason
             if verdict.label is not None and await self._answered(one, verdict.label, "handled"):
                 return
-        chain = self._chain(one, known=known)
-        if chain is None:
-            await self._refuse(one, 400, "no upstream of this gateway speaks this format, and your key goes to no other")
-            return
-        work = self._upstream(one, chain)
+        work = self._upstream(one, self._chain(one, known=known))
         if one.pieces is not None:
             await while_connected(work, one.pieces.client_gone())
         elif one.verdict is not None and one.verdict.answer.origin == "audit":
             await work  # to its end, though the client may leave: who is slow to be answered is no matter of chance
         else:
             await while_connected(work, gone(one.receive))
-
-    async def _admitted(self, one: Exchange) -> bool:
-        gate = one.serving.gate
-        caller = gate.caller(one.headers)
-        try:
-            caller = caller or await gate.check(one.headers, source_of(one.scope))
-        except UncheckedError as error:
-            await self._refuse(one, 429, "too many unknown keys", {"retry-after": str(int(error.wait) + 1)})
-            return False
-        if caller is None:
-            await self._refuse(one, 401, "no key of this gateway was shown")
-            return False
-        one.caller = caller
-        if (wait := gate.wait(caller)) > 0.0:
-            await self._refuse(one, 429, "too many requests", {"retry-after": str(max(1, round(wait + 0.5)))})
-            return False
-        if one.headers.get(MODE, "auto") not in MODES:
-            await self._refuse(one, 400, f"{MODE} must be one of {', '.join(MODES)}")
-            return False
-        return True
 
     def _match(self, one: Exchange, call: Call) -> None:
         # Before the prompt is held against what it accepts: a policy that comes into force meanwhile does not answer.
@@ -211,13 +163,13 @@ class Plane:
             one.match = replace(match, text=one.line.masked(match.text)) if match.task.redact else match
             one.call = with_field(call, match.task.label_field)
 
-    def _chain(self, one: Exchange, *, known: bool) -> Chain | None:
-        """The upstreams to ask; None where the client's own key is for none of them."""
+    def _chain(self, one: Exchange, *, known: bool) -> Chain:
+        """The upstreams to ask. Raises RefusedError where the client's own key is for none of them."""
         chains, task = one.serving.chains, one.match.task if one.match is not None else None
         chain = chains.default(one.codec.wire, known=known) if task is None else chains.of(task.upstream, task.teacher)
         first = one.serving.config.upstream(chain.name)
         if misdirects(first, one.codec.wire, one.scope["headers"], one.caller.withheld, known=known):
-            return None
+            raise RefusedError(400, f"upstream {first.name!r} speaks another format: your key is not shown there")
         return chain
 
     async def _answered(self, one: Exchange, label: str, decision: str) -> bool:
@@ -285,7 +237,9 @@ class Plane:
         except ValueError as error:
             if one.status:
                 raise
-            status, what = (error.status, str(error)) if isinstance(error, TargetError) else (400, "a header is malformed")
+            status, what = (
+                (error.status, str(error)) if isinstance(error, TargetError) else (400, "a header is malformed")
+            )
             await self._refuse(one, status, f"the request cannot be sent on: {what}")
         finally:
             if one.span is not None:
@@ -434,7 +388,7 @@ class Plane:
             line = {
                 "event": "request", "id": one.id, "task": one.task, "decision": one.decision, "reason": one.reason,
                 "policy": policy, "status": one.status, "ms": round(latency * 1e3, 3),
-                "overhead_ms": round(overhead * 1e3, 3), "bytes": len(one.body) if one.pieces is None else one.pieces.n_bytes, "key": one.caller.name,
+                "overhead_ms": round(overhead * 1e3, 3), "bytes": one.n_bytes, "key": one.caller.name,
             }  # fmt: skip
             log.info("%s", json.dumps(line))
 

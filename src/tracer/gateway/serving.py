@@ -124,7 +124,9 @@ class Serving:
             for task in config.tasks:
                 kept = old.get(task.name)
                 unchanged = kept is not None and kept.task == task
-                lines[task.name] = kept if kept is not None and unchanged else TaskLine(config, task, rng=rng, switch=switch)
+                lines[task.name] = (
+                    kept if kept is not None and unchanged else TaskLine(config, task, rng=rng, switch=switch)
+                )
         except BaseException:
             for line in lines.values():
                 if line not in old.values():

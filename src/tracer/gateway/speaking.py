@@ -26,7 +26,7 @@ def speaks(upstream: Upstream, wire: Wire) -> bool:
 def of_no_task(upstreams: Sequence[Upstream], wire: Wire, *, known: bool) -> Upstream:
     """The upstream for traffic of no task: the first that speaks its format, or the first one where none does.
 
-    ``known`` is false where the path is none of a format: then ``wire`` says whose client it is, Anthropic's or others'.
+    ``known`` is false where the path is none of a format: then ``wire`` says whose client it is.
     """
     fits = speaks if known else _alike
     return next((one for one in upstreams if fits(one, wire)), upstreams[0])

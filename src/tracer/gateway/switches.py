@@ -1,4 +1,4 @@
-"""The kill switch of a gateway: a flag in this process, and files named ``OFF`` for the other ones and the next start."""
+"""The kill switch of a gateway: a flag in this process, and files named ``OFF`` for others and the next start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ log = logging.getLogger("tracer.gateway")
 
 
 class GatewaySwitch:
-    """Holds for every task of a gateway, those of a later reload too. ``thrown`` is the flag of this process, up while the file is not."""
+    """Holds for every task of a gateway, those of a later reload too. ``thrown`` is the flag of this process: up where
+    the file could not be written."""
 
     __slots__ = ("thrown",)
 
@@ -56,9 +57,4 @@ class TaskSwitch:
 
     def exists(self) -> bool:
         """Whether everything goes to the teacher."""
-        if self._gateway.thrown:
-            return True
-        for file in self._files:
-            if os.access(file, os.F_OK):
-                return True
-        return False
+        return self._gateway.thrown or any(os.access(file, os.F_OK) for file in self._files)

@@ -21,7 +21,7 @@ from tracer.gateway.retrying import Retries, asks_a_model
 from tracer.gateway.targets import Base, check
 from tracer.serving.coins import Rng
 
-
+Given: TypeAlias = list[tuple[bytes, bytes]]
 Body: TypeAlias = bytes | AsyncIterator[bytes]
 """The bytes of a request, or its pieces as they come."""
 _BROKEN = frozenset({500, 502, 503, 504, 529})
@@ -163,10 +163,11 @@ class Chain:
     """Upstreams in the order in which they are asked; ``rng`` draws the jitter, ``sleep`` waits.
 
     One upstream is asked again where it could not be reached, or turned the request away (`Retries.again`), unless it
-    says ``x-should-retry: false``: there is no charge for such requests. Where what is sent may change something, as
-    a new batch does, only an upstream that could not be reached is asked again, or another one. Else the next one is asked where that is of no use, and also where one took too long,
-    or closed the connection, before its answer began: that request may have been charged. Once an answer has begun
-    it is the answer. Where all fail, the last error answer goes back as it is, or the last UpstreamError is raised.
+    says ``x-should-retry: false``: there is no charge for such requests. The next one is asked where that is of no use,
+    and also where one took too long, or closed the connection, before its answer began: that request may have been
+    charged. What may change something, as a new batch does, is asked again or elsewhere only where nothing was sent.
+    Once an answer has begun it is the answer. Where all fail, the last error answer goes back as it is, or the last
+    UpstreamError is raised.
 
     Raises ConfigError for a chain that would show the client's own credentials to another host than the first one,
     unless that upstream says ``auth: client``.
@@ -232,11 +233,10 @@ class Chain:
         attempts = 0
         try:
             for client, auth in zip(self._clients, self._auths, strict=True):
-                key, model = client.upstream.key, client.upstream.model
+                key = client.upstream.key
                 sent = to_upstream(given, auth=auth, key=key, readable=readable, withheld=withheld)
-                if not isinstance(body, bytes):
-                    sent += [(name, value) for name, value in given if name.lower() == b"content-length"]
-                content = body if model is None or not isinstance(body, bytes) else _renamed(body, model)
+                content, length = _sendable(body, client.upstream.model, given)
+                sent += length
                 for k in range(client.upstream.retries.attempts):
                     attempts += 1
                     at, told = client.clock(), None
@@ -256,11 +256,9 @@ class Chain:
                             held = None
                             return reply
                         last = refusal
-                    wait = None
-                    if isinstance(body, bytes) and told != "false":
-                        again = client.upstream.retries.again(method, target)
-                        wait = _wait(client, k, last, again, self._rng, begun, asked_to=told == "true")
-                    if wait is None:
+                    again = client.upstream.retries.again(method, target)
+                    wait = _wait(client, k, last, again, self._rng, begun, told)
+                    if wait is None or not isinstance(body, bytes):
                         break
                     await self._sleep(wait)
                 if not _goes_on(method, target, body, last):
@@ -283,11 +281,16 @@ class Chain:
             self._watch.asked(client.upstream.name, client.clock() - begun, kind)
 
 
-def _renamed(body: bytes, model: str) -> bytes:
+def _sendable(body: Body, model: str | None, given: Given) -> tuple[Body, Given]:
+    """A body under the upstream's name of the model; and the length that the client gave, where it comes in pieces."""
+    if not isinstance(body, bytes):
+        return body, [(name, value) for name, value in given if name.lower() == b"content-length"]
+    if model is None:
+        return body, []
     try:
-        return with_model(body, model)
+        return with_model(body, model), []
     except ValueError:
-        return body  # what is no JSON object with a model gets the upstream's own error
+        return body, []  # what is no JSON object with a model gets the upstream's own error
 
 
 def _goes_on(method: str, target: str, body: Body, failed: UpstreamError) -> bool:
@@ -304,14 +307,13 @@ def _wait(
     again: Collection[int],
     rng: Rng,
     begun: float,
-    *,
-    asked_to: bool,
+    told: str | None,
 ) -> float | None:
-    """Seconds before the same upstream is asked again; None where it is not. ``asked_to``: it said that it may be."""
+    """Seconds before the same upstream is asked again; None where it is not. ``told``: its ``x-should-retry``."""
     settings = client.upstream.retries
     passing = failed.kind == "connect"
     if failed.kind == "status":
-        passing = failed.status in again or (asked_to and bool(again))
+        passing = told != "false" and bool(again) and (told == "true" or failed.status in again)
     wait = settings.wait(k, failed.retry_after, rng) if passing else None
     left = begun + client.upstream.timeouts.total_s - client.clock()
     return wait if wait is not None and wait < left else None
