@@ -111,8 +111,19 @@ class Recent:
         if until != math.inf:
             query = query.where(traffic.c.started < until)
         return [
-            Share(int(at), _plain(policy), int(n), *map(int, told), int(sum_) if known == all_ else None)
-            for at, policy, n, *told, sum_, all_, known in self._connection.execute(query)
+            Share(
+                int(at),
+                _plain(policy),
+                int(n),
+                int(handled),
+                int(novel),
+                int(errors),
+                int(audits),
+                int(given) if known == n_tallies else None,
+            )
+            for at, policy, n, handled, novel, errors, audits, given, n_tallies, known in self._connection.execute(
+                query
+            )
         ]
 
     def tallies(self, policy: str, *, after: int, since: float, n: int) -> tuple[int, list[Traffic]]:

@@ -113,9 +113,10 @@ class Access:
         if self._all_failures:
             self._all_failures.pop()
 
-    def matches(self, visitor: Visitor, shown: str) -> bool:
-        """Whether a form brought the token of the visitor's session."""
-        return bool(visitor.csrf) and hmac.compare_digest(visitor.csrf.encode(), shown.encode())
+    def allows(self, request: HTTPConnection, visitor: Visitor, shown: str) -> bool:
+        """Whether a form may change something: an admin sent it, from a page of ours, with that session's token."""
+        known = bool(visitor.csrf) and hmac.compare_digest(visitor.csrf.encode(), shown.encode())
+        return visitor.admin and known and self.same_site(request)
 
     def begin(self) -> str:
         """The value of a new session's cookie. Reads or makes the key's file: run it in a thread."""

@@ -16,6 +16,7 @@ from tracer.gateway.pages.standing import Agreement
 _WIDTH, _HEIGHT = 640, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 14, 26
 _DAY_S = 86_400.0
+_STEPS = (60, 300, 900, *(3600 * hours for hours in (1, 3, 6, 12, 24, 48, 120, 240, 720)))
 
 
 class _Frame:
@@ -63,7 +64,7 @@ def coverage_chart(name: str, spans: Sequence[Span], certified: float | None) ->
 
 
 def agreement_chart(name: str, found: Agreement) -> Markup:
-    """Agreement of the policy's handled audits so far, with the band that holds at all times at once, and the target."""
+    """Agreement of the handled audits so far, with the band that holds at all times at once, and the target."""
     points = found.points
     # The band is wide at first: a floor that the line can be read against, not all of it.
     lowest = min([found.target, *(p.agreement for p in points[len(points) // 4 :])])
@@ -86,7 +87,8 @@ def agreement_chart(name: str, found: Agreement) -> Markup:
     parts.append(svg.Circle(cx=frame.x(last.time), cy=frame.y(last.agreement), r=4, class_=["dot"]))
     described = (
         f"{found.n_agreed:,} of {found.n_handled:,} handled audits agree, {_pct(found.agreement)}; with "
-        f"{1 - found.level:.0%} confidence between {found.low:.1%} and {found.high:.1%}; the target is {found.target:.1%}."
+        f"{1 - found.level:.0%} confidence between {found.low:.1%} and {found.high:.1%}; "
+        f"the target is {found.target:.1%}."
     )
     return _drawing(f"agreement-{name}", "Live agreement with the teacher, over time", described, parts)
 
@@ -113,7 +115,7 @@ def money_chart(name: str, spans: Sequence[Span]) -> Markup | None:
 
 def spark(name: str, spans: Sequence[Span]) -> Markup:
     """Coverage as a line without axes."""
-    width, height = 160.0, 36.0
+    width, height = 240.0, 40.0
     step = width / max(len(spans) - 1, 1)
     parts: list[svg.Element] = []
     for run in _runs(spans):
@@ -171,21 +173,7 @@ def _axes(frame: _Frame, ticks: Sequence[tuple[float, str]]) -> list[svg.Element
 def _times(start: float, end: float) -> list[tuple[float, str]]:
     """Six round times or so, in UTC."""
     wanted = (end - start) / 6
-    steps = (
-        60,
-        300,
-        900,
-        3600,
-        3 * 3600,
-        6 * 3600,
-        12 * 3600,
-        86_400,
-        2 * 86_400,
-        5 * 86_400,
-        10 * 86_400,
-        30 * 86_400,
-    )
-    step = next((s for s in steps if s >= wanted), steps[-1])
+    step = next((s for s in _STEPS if s >= wanted), _STEPS[-1])
     form = "%d %b" if step >= _DAY_S else "%H:%M"
     first = math.ceil(start / step) * step
     n = int((end - first) // step) + 1
@@ -211,8 +199,8 @@ def _bar(kind: str, frame: _Frame, span: Span, y: float, height: float, words: s
     x, end = frame.x(span.start), frame.x(span.start + span.seconds)
     gap = min(2.0, (end - x) * 0.15)
     return svg.Rect(
-        x=round(x + gap / 2, 1), y=round(y, 1), width=round(max(end - x - gap, 0.5), 1), height=round(max(height, 0.0), 1),
-        class_=[kind], elements=[svg.Title(text=escape(words))],
+        x=round(x + gap / 2, 1), y=round(y, 1), width=round(max(end - x - gap, 0.5), 1),
+        height=round(max(height, 0.0), 1), class_=[kind], elements=[svg.Title(text=escape(words))],
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ _TEND_S = 3.0
 _PATIENCE_S = 4.0
 _EVENTS = 30
 _VERSIONS = 12
-_TEXTS = 15
+_TEXTS = 8
 _AMONG = 5_000
 """Newest traces among which those to show are searched."""
 RANGES = {"24h": (1, 24), "7d": (6, 28), "30d": (24, 30)}
@@ -153,7 +153,8 @@ class Looks:
 
     def _read(self, track: _Track, budget: float) -> Look:
         line, now, trouble = track.line, self._now(), []
-        registry, version, events, settings, count = PolicyRegistry(line.home), None, (), None, 0
+        registry, version, settings, count = PolicyRegistry(line.home), None, None, 0
+        events: tuple[Event, ...] = ()
         try:
             version = registry.active_version()
             events = registry.history()[-_EVENTS:]

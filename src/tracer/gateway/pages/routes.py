@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
@@ -18,9 +18,6 @@ from tracer.gateway.lines import TaskLine
 from tracer.gateway.pages.access import SESSION, SESSION_S, Access, Visitor, secure
 from tracer.gateway.plane import TooLargeError, read_body
 from tracer.gateway.serving import Gateway
-
-if TYPE_CHECKING:
-    from tracer.gateway.pages import rendering, views
 
 log = logging.getLogger("tracer.gateway")
 
@@ -180,13 +177,7 @@ class Pages:
             visitor = self.access.visitor(request)
             given = await _form(request)
             await self._gateway.looks()
-            right = self.access.same_site(request) and given is not None
-            if (
-                given is None
-                or not right
-                or not visitor.admin
-                or not self.access.matches(visitor, given.get("csrf", ""))
-            ):
+            if given is None or not self.access.allows(request, visitor, given.get("csrf", "")):
                 return self._message(visitor, 403, "Nothing was changed", _REFUSED)
             try:
                 return await work(request, visitor, given)
@@ -236,13 +227,13 @@ def _see(path: str) -> Response:
     return RedirectResponse(path, 303, headers=dict(_rendering().HEADERS))
 
 
-def _views() -> views:
+def _views() -> Any:
     from tracer.gateway.pages import views
 
     return views
 
 
-def _rendering() -> rendering:
+def _rendering() -> Any:
     from tracer.gateway.pages import rendering
 
     return rendering

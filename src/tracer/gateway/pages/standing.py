@@ -189,10 +189,8 @@ class _Course:
             return ()
         times, n, agreed = (np.array(column) for column in zip(*kept, strict=True))
         low, high = monitor.intervals(n - agreed, n)
-        columns = (times, n, agreed / n, low, high)
-        return tuple(
-            Point(float(t), int(m), float(a), float(lo), float(hi)) for t, m, a, lo, hi in zip(*columns, strict=True)
-        )
+        columns = (column.tolist() for column in (times, n, agreed / n, low, high))
+        return tuple(Point(*values) for values in zip(*columns, strict=True))
 
 
 def _observation(verdict: Verdict) -> Observation | None:

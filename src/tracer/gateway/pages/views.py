@@ -95,9 +95,7 @@ def task_page(
     spans = look.ranges[span]
     certificate = look.active.certificate if look.active is not None else None
     agreement = look.agreement
-    coverage = (
-        certificate.n_handled / certificate.n_shadow if certificate is not None and certificate.n_shadow else None
-    )
+    coverage = certificate.coverage if certificate is not None and certificate.n_shadow else None
     name = line.task.name
     thresholds = {v: c.threshold for v, c in look.versions if c is not None}
     return render(
@@ -138,9 +136,8 @@ async def proposals_of(gateway: Gateway) -> tuple[Proposal, ...]:
     newer = await asyncio.to_thread(gateway.discovery.proposals)
     found = {one.fingerprint: one for one in newer} | {one.fingerprint: one for one in kept}
     declared = {known for task in gateway.serving.config.tasks for known in task.fingerprints}
-    return tuple(sorted((f for f in found.values() if f.fingerprint not in declared), key=lambda one: -one.n_calls))[
-        :20
-    ]
+    undeclared = (one for one in found.values() if one.fingerprint not in declared)
+    return tuple(sorted(undeclared, key=lambda one: -one.n_calls))[:20]
 
 
 def _task(line: TaskLine, look: Look) -> dict[str, Any]:
