@@ -17,6 +17,7 @@ from tracer.flywheel import switching
 from tracer.gateway.codecs.bodies import read_object
 from tracer.gateway.discovery import stored
 from tracer.gateway.lines import TaskLine
+from tracer.gateway.pages.routes import report_page
 from tracer.gateway.plane import TooLargeError, read_body
 from tracer.gateway.serving import OFF, Gateway
 from tracer.policies.registry import PolicyRegistry
@@ -43,6 +44,7 @@ class Admin:
             Route(f"{one}/promote", self._guarded(self._promote), methods=["POST"]),
             Route(f"{one}/rollback", self._guarded(self._rollback), methods=["POST"]),
             Route(f"{one}/pause", self._guarded(self._pause), methods=["POST"]),
+            Route("/admin/report/{task}", self._guarded(self._report), methods=["GET"]),
             Route("/admin/off", self._guarded(self._off), methods=["POST"]),
             Route("/admin/reload", self._guarded(self._reload), methods=["POST"]),
         ]
@@ -55,7 +57,8 @@ class Admin:
             if not known:
                 return _problem(401, "the admin token was not shown")
             try:
-                return JSONResponse(await work(request))
+                found = await work(request)
+                return found if isinstance(found, Response) else JSONResponse(found)
             except KeyError:
                 return _problem(404, "there is no such task")
             except TooLargeError:
@@ -76,6 +79,13 @@ class Admin:
 
     async def _policies(self, request: Request) -> Any:
         return await asyncio.to_thread(_policies, self._line(request))
+
+    async def _report(self, request: Request) -> Any:
+        report = await self._gateway.report(self._line(request))
+        assert report is not None  # noqa: S101 - waited for without end
+        accepted = request.headers.get("accept", "")
+        wants_page = "text/html" in accepted and "application/json" not in accepted.partition("text/html")[0]
+        return report_page(report) if wants_page else report.facts
 
     async def _promote(self, request: Request) -> Any:
         asked, line = await _asked(request), self._line(request)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TypeVar
 
 from tracer.certification.certificate import Certificate
@@ -50,13 +51,14 @@ class Look:
     active: Policy | None = field(repr=False)
     off: bool
     n_traces: int
+    generation: int
     partial: bool
     held: bool
     today: Span
     month: Span
     ranges: dict[str, tuple[Span, ...]] = field(repr=False)
     agreement: Agreement | None
-    call_usd: object
+    call_usd: Decimal | None
     teacher: str | None
     events: tuple[Event, ...] = field(repr=False)
     versions: tuple[tuple[str, Certificate | None], ...] = field(repr=False)
@@ -153,7 +155,8 @@ class Looks:
 
     def _read(self, track: _Track, budget: float) -> Look:
         line, now, trouble = track.line, self._now(), []
-        registry, version, settings, count = PolicyRegistry(line.home), None, None, 0
+        registry, version, settings = PolicyRegistry(line.home), None, None
+        count = generation = 0
         events: tuple[Event, ...] = ()
         try:
             version = registry.active_version()
@@ -164,7 +167,7 @@ class Looks:
             trouble.append(f"policies: {_kind(error)}")
         try:
             with line.store.recent() as recent:
-                count = recent.count()
+                count, generation = recent.count(), recent.generation
                 track.ledger.refresh(recent, now, line.router.tallies())
                 track.standing.refresh(recent, track.policy, settings, now, budget)
         except (TracerError, OSError) as error:
@@ -172,8 +175,8 @@ class Looks:
         ranges = {name: track.ledger.spans(now, *span) for name, span in RANGES.items()}
         prices, teacher = track.ledger.call_usd(), track.ledger.teacher
         track.found = Look(
-            line.task.name, now, version, track.policy, (line.home / OFF).exists(), count, track.ledger.partial,
-            settings is not None and settings.held, track.ledger.spans(now, 24, 1)[0],
+            line.task.name, now, version, track.policy, (line.home / OFF).exists(), count, generation,
+            track.ledger.partial, settings is not None and settings.held, track.ledger.spans(now, 24, 1)[0],
             total(track.ledger.spans(now, 24, 30)), ranges, track.standing.found(),
             prices.get(teacher), teacher, events, _versions(track, registry), tuple(trouble),
         )  # fmt: skip
@@ -224,7 +227,7 @@ def _empty(line: TaskLine, now: float, trouble: str) -> Look:
     ranges = dict.fromkeys(RANGES, ())
     none = Span(now, 0.0, served=None, spent=None, saved=None)
     return Look(
-        line.task.name, now, None, None, False, 0, False, False, none, none, dict(ranges), None, None, None, (), (),
+        line.task.name, now, None, None, False, 0, 0, False, False, none, none, dict(ranges), None, None, None, (), (),
         (trouble,),
     )  # fmt: skip
 

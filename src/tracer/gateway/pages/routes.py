@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
@@ -19,9 +19,15 @@ from tracer.gateway.pages.access import SESSION, SESSION_S, Access, Visitor, sec
 from tracer.gateway.plane import TooLargeError, read_body
 from tracer.gateway.serving import Gateway
 
+if TYPE_CHECKING:
+    from tracer.gateway.pages.reports import Report
+
 log = logging.getLogger("tracer.gateway")
 
 _FORM = 8 * 1024
+_PATIENCE_S = 1.5
+_WRITING = "It reads all stored traces, beside the requests. This page opens it as soon as it is there."
+_CLOSED = "A report quotes what was asked and answered: set an admin token in tracer.yaml to read it here."
 _REFUSED = "This form does not come from a page of yours, or you were logged out since. Go back, reload, and try again."
 Shown = Callable[[Request, Visitor], Awaitable[Response]]
 Done = Callable[[Request, Visitor, Mapping[str, str]], Awaitable[Response]]
@@ -44,6 +50,7 @@ class Pages:
             Route("/off", self._formed(self._off), methods=["POST"]),
             Route("/assets/{digest}/{name}", self._asset, methods=["GET"]),
             Route(one, self._shown(self._task), methods=["GET"]),
+            Route(f"{one}/report", self._shown(self._report), methods=["GET"]),
             Route(f"{one}/promote", self._formed(self._promote), methods=["POST"]),
             Route(f"{one}/rollback", self._formed(self._rollback), methods=["POST"]),
             Route(f"{one}/pause", self._formed(self._pause), methods=["POST"]),
@@ -70,6 +77,20 @@ class Pages:
         done = request.query_params.get("done", "")
         page = _views().task_page(gateway, line, look, texts, visitor, span=span, done=done, problem=problem)
         return _page(page, status)
+
+    async def _report(self, request: Request, visitor: Visitor) -> Response:
+        line = self._line(request)
+        if not visitor.texts:
+            return _see("/login") if visitor.can_login else self._message(visitor, 403, "For the admin", _CLOSED)
+        try:
+            report = await self._gateway.report(line, _PATIENCE_S)
+        except TracerError as error:
+            return self._message(visitor, 409, "There is no report", str(error))
+        if report is None:
+            waiting = self._message(visitor, 202, "The report is being written", _WRITING)
+            waiting.headers["refresh"] = "2"
+            return waiting
+        return report_page(report)
 
     async def _login(self, _: Request, visitor: Visitor) -> Response:
         if visitor.admin or not visitor.can_login:
@@ -209,6 +230,14 @@ async def _form(request: Request) -> dict[str, str] | None:
         return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="replace"))
     except (TooLargeError, ValueError):
         return None
+
+
+def report_page(report: Report) -> Response:
+    """A report as it is handed out: alone in a sandbox, where it may run its own script and reach nothing."""
+    from tracer.reporting import html
+
+    policy = {"content-security-policy": html.content_policy(), "referrer-policy": "no-referrer"}
+    return HTMLResponse(report.html, headers={**_rendering().HEADERS, **policy})
 
 
 def _note(given: Mapping[str, str]) -> str:
