@@ -82,7 +82,7 @@ class Access:
         if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
             return False
         origin = request.headers.get("origin")
-        return origin is None or urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
+        return origin is None or origin.lower().partition("://")[2] == request.headers.get("host", "").lower()
 
     def wait(self, request: HTTPConnection) -> float:
         """Seconds until this address may try a token again; 0 where it may now."""
@@ -148,7 +148,7 @@ class Access:
 
 def secure(request: HTTPConnection) -> bool:
     """Whether the browser speaks TLS, here or with a proxy before us."""
-    return request.url.scheme == "https" or request.headers.get("x-forwarded-proto", "").lower() == "https"
+    return request.scope["scheme"] == "https" or request.headers.get("x-forwarded-proto", "").lower() == "https"
 
 
 def _stored(path: Path, *, make: bool) -> bytes | None:
@@ -187,7 +187,10 @@ def _sits_here(request: HTTPConnection) -> bool:
 
 
 def _own_name(host: str, listens: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
     return name in ("localhost", listens.lower()) or _parsed(name) is not None
 
 

@@ -52,7 +52,8 @@ class Reports:
         key = (line.task.name, look.policy, look.generation)
         if (kept := self._kept(key)) is not None:
             return kept
-        if (making := self._making.get(key)) is None:
+        making = self._making.get(key)
+        if making is None or (making.done() and making.exception() is None):  # one that nobody came for in time
             making = self._making[key] = asyncio.create_task(self._make(key, _wanted(line, look), database))
         await asyncio.wait({making}, timeout=wait_s)
         if not making.done():
