@@ -150,15 +150,20 @@ class Recent:
             )
         ]
 
-    def newest(self, n: int, *, among: int, origins: Collection[Origin], disagreed: bool = False) -> list[Trace]:
+    def newest(
+        self, n: int, *, among: int, origins: Collection[Origin], handled: bool | None = None, disagreed: bool = False
+    ) -> list[Trace]:
         """The newest ``n`` traces with texts of these origins, newest first, of the last ``among`` numbers.
 
-        ``disagreed``: those alone that a policy would have answered otherwise than the teacher did.
+        ``handled``: those alone that a policy would have answered, or would not. ``disagreed``: those of which a policy
+        said otherwise than the teacher did.
         """
         wanted = [*self._numbered(self.through - among, self.through), traces.c.text.is_not(None)]
         wanted.append(traces.c.origin.in_(sorted(origins)))
+        if handled is not None:
+            wanted.append(traces.c.seen_handled.is_(handled))
         if disagreed:
-            wanted += [traces.c.seen_handled, traces.c.seen_label != traces.c.label]
+            wanted.append(traces.c.seen_label != traces.c.label)
         query = sa.select(traces).where(*wanted).order_by(traces.c.number.desc()).limit(n)
         return [trace_of(dict(row)) for row in self._connection.execute(query).mappings()]
 

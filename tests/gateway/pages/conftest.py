@@ -71,7 +71,7 @@ class Visit:
         if self.cookies:
             headers = {**headers, "cookie": "; ".join(f"{k}={v}" for k, v in self.cookies.items())}
         headers = {k.replace("_", "-"): v for k, v in headers.items()}
-        sent = {name: value.encode() for name, value in headers.items()}
+        sent = [(name.encode(), value.encode()) for name, value in headers.items()]
         with httpx2.Client(timeout=30.0) as client:
             reply = client.request(method, self.served.url + path, data=fields, headers=sent)
         for value in reply.headers.get_list("set-cookie"):

@@ -96,7 +96,7 @@ def test_requests_count_before_their_tally_is_written(opened: Open) -> None:
         before = int(re.findall(r"Requests today ([\d,]+)", shown(visit, "/"))[0])
         for i in range(7):
             visit.served.post(asked(f"where is parcel {i}"))
-        visit.served.gateway._looks.forget("desk")  # type: ignore[union-attr]
+        visit.served.gateway._looks.forget("desk")
         assert int(re.findall(r"Requests today ([\d,]+)", shown(visit, "/"))[0]) == before + 7
         with TraceStore.open(visit.served.task) as store:
             assert all(tally.started < NOW for tally in store.traffic()), "a look writes nothing"
@@ -160,13 +160,13 @@ def test_a_page_stands_where_its_sources_do_not(opened: Open) -> None:
         (visit.served.task / "history.jsonl").write_text("{broken\n{broken\n")
         assert "policies: PolicyError" in shown(visit)
         (visit.served.task / "settings.json").write_text("{")
-        visit.served.gateway._looks.forget("desk")  # type: ignore[union-attr]
+        visit.served.gateway._looks.forget("desk")
         assert "Not readable just now" in shown(visit, "/")
         file = visit.served.task / "traces.sqlite"
         with sqlite3.connect(file) as connection:
             connection.execute("DROP TABLE tracer_traffic")
         connection.close()
-        visit.served.gateway._looks.forget("desk")  # type: ignore[union-attr]
+        visit.served.gateway._looks.forget("desk")
         assert "trace store: StoreError" in shown(visit)
 
 
@@ -202,7 +202,7 @@ def test_the_report_of_the_policy_in_force(opened: Open) -> None:
         visit.login()
         assert visit.get("/tasks/desk/report").text == page.text
         PolicyRegistry(visit.served.task).activate(None)
-        visit.served.gateway._looks.forget("desk")  # type: ignore[union-attr]
+        visit.served.gateway._looks.forget("desk")
         assert visit.get("/tasks/desk/report").status_code == 409
         assert report(visit, "application/json").status_code == 400
         assert (

@@ -201,8 +201,8 @@ class Looks:
                 return track.texts
             try:
                 with track.line.store.recent() as recent:
-                    deferred = recent.newest(_TEXTS, among=_AMONG, origins={"deferred"})
-                    disagreed = recent.newest(_TEXTS, among=_AMONG, origins={"audit"}, disagreed=True)
+                    deferred = recent.newest(_TEXTS, among=_AMONG, origins={"deferred"}, handled=False)
+                    disagreed = recent.newest(_TEXTS, among=_AMONG, origins={"audit"}, handled=True, disagreed=True)
                 track.texts = Texts(tuple(deferred), tuple(disagreed))
             except (TracerError, OSError) as error:
                 track.texts = Texts(trouble=_kind(error))

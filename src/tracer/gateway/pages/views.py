@@ -102,7 +102,7 @@ def task_page(
         "task.html.j2", visitor=visitor, version=__version__, done=DONE.get(done, ""), problem=problem,
         now=gateway.now(), task=_task(line, look), spans=spans, shown=total(spans), span=span, ranges=tuple(RANGES),
         certificate=certificate, off=_off([look]),
-        coverage_chart=charts.coverage_chart(name, spans, coverage) if any(s.n for s in spans) else None,
+        coverage_chart=charts.coverage_chart(name, spans, coverage, _marks(look)) if any(s.n for s in spans) else None,
         agreement_chart=charts.agreement_chart(name, agreement) if agreement and agreement.points else None,
         money_chart=charts.money_chart(name, spans) if spans else None,
         disagreed=[_row(trace, thresholds) for trace in texts.disagreed] if texts is not None else [],
@@ -193,6 +193,11 @@ def _alarms(look: Look) -> list[dict[str, str]]:
         {"kind": "warning", "what": _WARNINGS.get(kind, kind), "message": message} for kind, message in found.warnings
     ]
     return out
+
+
+def _marks(look: Look) -> list[tuple[float, str]]:
+    """When which version came into force; the teacher, where none did."""
+    return [(e.time.timestamp(), e.after or "teacher") for e in look.events if e.moved and e.time is not None]
 
 
 def _off(looks: Sequence[Look]) -> dict[str, Any]:
