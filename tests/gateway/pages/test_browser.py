@@ -46,7 +46,7 @@ def tab(browser: Any, url: str, **context: Any) -> Iterator[Any]:
     page = opened.new_page()
     page.on("console", lambda message: trouble.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-    page.on("dialog", lambda dialog: (trouble.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on("dialog", lambda dialog: trouble.append(f"dialog: {dialog.message}"))
     page.on("request", lambda asked_: None if asked_.url.startswith(url) else trouble.append(f"request: {asked_.url}"))
     try:
         yield page

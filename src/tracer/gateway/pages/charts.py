@@ -15,7 +15,7 @@ from tracer.gateway.pages.standing import Agreement
 
 _WIDTH, _HEIGHT = 640, 230
 _RIGHT, _TOP, _BOTTOM = 12, 18, 28
-_LETTER = 10.5
+_LETTER = 11.5
 """Width of a letter of the labels where they are largest, on a phone."""
 _DAY_S = 86_400.0
 _STEPS = (60, 300, 900, *(3600 * hours for hours in (1, 3, 6, 12, 24, 48, 120, 240, 720)))
@@ -27,7 +27,7 @@ class _Frame:
     def __init__(self, start: float, end: float, ticks: Sequence[tuple[float, str]]) -> None:
         self.start, self.end, self.ticks = start, max(end, start + 1.0), ticks
         self.low, self.high = ticks[0][0], ticks[-1][0]
-        self.left = 10.0 + _LETTER * max(len(name) for _, name in ticks)
+        self.left = 14.0 + _LETTER * max(len(name) for _, name in ticks)
 
     def x(self, time: float) -> float:
         return round(self.left + (time - self.start) / (self.end - self.start) * (_WIDTH - self.left - _RIGHT), 1)

@@ -28,7 +28,7 @@ log = logging.getLogger("tracer.gateway")
 _T = TypeVar("_T")
 
 FRESH_S = 3.0
-_PAGE_S = 0.3
+_PAGE_S = 0.15
 """How long a page reads on where much is new; what is left waits for the next look, and the page says so."""
 _TEND_S = 3.0
 _PATIENCE_S = 4.0
@@ -144,10 +144,16 @@ class Looks:
             return track.found or _empty(track.line, self._now(), "the trace store does not answer")
 
     def _look(self, track: _Track, budget: float) -> Look:
-        with track.lock:
+        if track.found is not None and self._clock() - track.read_at < FRESH_S:
+            return track.found
+        if not track.lock.acquire(timeout=-1.0 if track.found is None else budget):
+            return track.found or _empty(track.line, self._now(), "it is being read")
+        try:
             if track.found is not None and self._clock() - track.read_at < FRESH_S:
                 return track.found
             return self._read(track, budget)
+        finally:
+            track.lock.release()
 
     def _anew(self, track: _Track, budget: float) -> Look:
         with track.lock:
@@ -156,7 +162,7 @@ class Looks:
     def _read(self, track: _Track, budget: float) -> Look:
         line, now, trouble = track.line, self._now(), []
         registry, version, settings = PolicyRegistry(line.home), None, None
-        count = generation = 0
+        generation = 0
         events: tuple[Event, ...] = ()
         try:
             version = registry.active_version()
@@ -167,7 +173,7 @@ class Looks:
             trouble.append(f"policies: {_kind(error)}")
         try:
             with line.store.recent() as recent:
-                count, generation = recent.count(), recent.generation
+                generation = recent.generation
                 track.ledger.refresh(recent, now, line.router.tallies())
                 track.standing.refresh(recent, track.policy, settings, now, budget)
         except (TracerError, OSError) as error:
@@ -175,7 +181,7 @@ class Looks:
         ranges = {name: track.ledger.spans(now, *span) for name, span in RANGES.items()}
         prices, teacher = track.ledger.call_usd(), track.ledger.teacher
         track.found = Look(
-            line.task.name, now, version, track.policy, (line.home / OFF).exists(), count, generation,
+            line.task.name, now, version, track.policy, (line.home / OFF).exists(), track.ledger.n_traces, generation,
             track.ledger.partial, settings is not None and settings.held, track.ledger.spans(now, 24, 1)[0],
             total(track.ledger.spans(now, 24, 30)), ranges, track.standing.found(),
             prices.get(teacher), teacher, events, _versions(track, registry), tuple(trouble),
