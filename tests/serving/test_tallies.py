@@ -16,7 +16,7 @@ from tracer.learning.candidates import NoveltyGuard
 from tracer.policies.policy import Policy
 from tracer.serving.router import KILL_SWITCH, Router
 from tracer.serving.tallies import Tallies, Tally
-from tracer.types import Decisions
+from tracer.types import Decided
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -71,8 +71,8 @@ def test_unfamiliar_inputs_are_counted_even_where_they_are_handled(mode: str, ti
     assert tally.facts["novel"] == 1
 
 
-def decisions(label: str) -> Decisions:
-    return Decisions((label,), np.array([0.9]), np.array([True]), ("handled",), np.array([2], dtype=np.int8))
+def decisions(label: str) -> list[Decided]:
+    return [Decided(label, 0.9, True, "handled", 2)]
 
 
 def test_versions_that_are_never_taken_are_bounded() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -63,7 +63,16 @@ def test_a_span_begins_with_its_first_second(store: TraceStore) -> None:
 
 def test_tallies_are_summed_by_span_and_policy(store: TraceStore) -> None:
     at = NOON.timestamp()
-    facts = {"handled": 3, "novel": 1, "errors": 0, "audits": 1, "served": 2, "labels": {'\ud800\'"handled": 9': 4}}
+    labels = {"\ud800'\"handled\": 9": 4}
+    counts = {"handled": 3, "novel": 1, "errors": 0, "audits": 1, "served": 2}
+    facts: dict[str, int | Mapping[str, int]] = {**counts, "labels": labels}
+        "handled": 3,
+        "novel": 1,
+        "errors": 0,
+        "audits": 1,
+        "served": 2,
+        "labels": {'\ud800\'"handled": 9': 4},
+    }
     store.tally("v1", at, 30.0, 5, facts)
     store.tally("v1", at + 30, 30.0, 6, facts)
     store.tally("v1", at + 3600, 30.0, 7, {"handled": 1})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,8 @@ from typing import Any, cast
 from tracer import storage
 from tracer.cost import Price, call_usd, price_of
 from tracer.errors import TracerError
+from tracer.features.dense import checked
+from tracer.features.sources import embedder_from_name
 from tracer.flywheel.settings import Settings
 from tracer.gateway import patterns
 from tracer.gateway.settings import GatewayConfig, TaskConfig
@@ -23,6 +25,7 @@ from tracer.policies.serving_settings import SERVING, ServingSettings
 from tracer.serving.coins import Rng
 from tracer.serving.recorder import BatchRecorder
 from tracer.serving.router import Router
+from tracer.traces.digests import digest_of
 from tracer.traces.store import COPY, TraceStore
 from tracer.types import Trace, Usage
 
@@ -54,7 +57,9 @@ class TaskLine:
         self._rng = rng
         prepare(self.home, task)
         self.broken = False
+        self._accepted: tuple[Policy | None, Collection[tuple[str | None, str | None]]] = (None, _ANY)
         self.router = self._router()
+        self._embedder = embedder_from_name(task.embedder) if task.capture == "features" and task.embedder else None
         self.store = _store(config, task, self.home)
         self.recorder = BatchRecorder(self._write, max_queue=config.limits.queue)
         self._costs: OrderedDict[str, _Cost] = OrderedDict()
@@ -71,10 +76,15 @@ class TaskLine:
         policy = self.router.policy
         return policy is not None and "dense" in policy.needs
 
-    def accepted(self, policy: Policy | None) -> Collection[tuple[str | None, str | None]]:
-        """The (teacher, prompt) pairs that a policy was fitted under; any, where it names none or there is none."""
-        known = policy.task.get("fingerprints", ()) if policy is not None else ()
-        return [(teacher, prompt) for teacher, prompt in known] or _ANY
+    @property
+    def accepted(self) -> Collection[tuple[str | None, str | None]]:
+        """The (teacher, prompt) pairs that the policy in force was fitted under; any, where it names none or there is
+        none."""
+        policy = self.policy
+        if self._accepted[0] is not policy:
+            known = policy.task.get("fingerprints", ()) if policy is not None else ()
+            self._accepted = policy, [(teacher, prompt) for teacher, prompt in known] or _ANY
+        return self._accepted[1]
 
     def record(self, trace: Callable[[str], Trace], text: str) -> None:
         """Queue a trace of a text, as the task's ``capture`` and ``redact`` allow; never waits."""
@@ -148,8 +158,14 @@ class TaskLine:
         self.broken = False
         return router
 
-    def _write(self, batch: Any) -> None:
-        self.store.append(batch)
+    def _write(self, batch: Sequence[Trace]) -> None:
+        if self._embedder is None:
+            self.store.append(batch)
+            return
+        # Here, in the recorder's thread, texts become vectors and digests: they go no further.
+        dense = checked(self._embedder, [trace.text for trace in batch])
+        kept = [replace(trace, text=digest_of(trace.text)) for trace in batch]
+        self.store.append(kept, dense=dense, embedder=self._embedder.identity)
 
 
 def prepare(home: Path, task: TaskConfig) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from tracer.gateway.lines import TaskLine
+from tracer.gateway.upstream_metrics import UpstreamMetrics
 
 __all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
 
@@ -50,6 +51,7 @@ class Metrics:
         self.policy = Gauge(
             "tracer_policy_info", "1 for the policy in force.", ("task", "policy", "mode"), registry=told
         )
+        self.upstreams = UpstreamMetrics(told)
         live = {
             "agreement": (
                 "tracer_live_agreement",
@@ -63,13 +65,22 @@ class Metrics:
             "warnings": ("tracer_warnings", "Early warnings that stand."),
         }
         self._live = {key: Gauge(name, told_of, ("task",), registry=told) for key, (name, told_of) in live.items()}
+        self._told: dict[tuple[str, str, str], tuple[Counter, Histogram, Histogram]] = {}
         self._answered: dict[str, list[int]] = {}
 
     def count(self, task: str, decision: str, reason: str, status: int, overhead_s: float, latency_s: float) -> None:
         """One request that is over."""
-        self.requests.labels(task, decision, reason).inc()
-        self.overhead.labels(task).observe(overhead_s)
-        self.latency.labels(task, decision).observe(latency_s)
+        told = self._told.get((task, decision, reason))
+        if told is None:
+            # Looking a label up is dearer than counting. These are names of tasks and our own words: there are few.
+            told = self._told[task, decision, reason] = (
+                self.requests.labels(task, decision, reason),
+                self.overhead.labels(task),
+                self.latency.labels(task, decision),
+            )
+        told[0].inc()
+        told[1].observe(overhead_s)
+        told[2].observe(latency_s)
         if status >= 400:
             self.errors.labels(str(status)).inc()
         if task:

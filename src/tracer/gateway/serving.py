@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from tracer.cost import price_of
 from tracer.errors import TracerError
+from tracer.gateway import reloading
 from tracer.gateway import upstream as upstreams
+from tracer.gateway.admission import Admission
 from tracer.gateway.auth import Gate
 from tracer.gateway.calls import Call
 from tracer.gateway.discovery import Discovery
@@ -22,8 +24,9 @@ from tracer.gateway.lines import TaskLine
 from tracer.gateway.metrics import Metrics
 from tracer.gateway.retrying import Retries
 from tracer.gateway.settings import GatewayConfig, Upstream
-from tracer.gateway.tasks import TaskSet
-from tracer.gateway.upstream import Chain, Client, Timeouts
+from tracer.gateway.tasks import Accepted, TaskSet
+from tracer.gateway.telemetry import Telemetry
+from tracer.gateway.upstream import Chain, Client, Timeouts, Watch
 from tracer.serving.coins import Rng
 from tracer.types import Usage
 
@@ -37,6 +40,8 @@ TEND_S = 30.0
 OFF = "OFF"
 _WATCHED = 1_000
 _RETIRE_S = 600.0
+_CONNECTIONS = 200
+_WORSE = ("closed", "half_open", "open")
 
 
 class Chains:
@@ -45,8 +50,8 @@ class Chains:
     Made as they are needed; raises ConfigError for upstreams that cannot be asked in turn.
     """
 
-    def __init__(self, config: GatewayConfig) -> None:
-        self._config = config
+    def __init__(self, config: GatewayConfig, watch: Watch | None = None) -> None:
+        self._config, self._watch = config, watch
         self._made: dict[tuple[str, str | None], tuple[Chain, list[Client]]] = {}
         for known in config.upstreams:
             self.of(known.name, None)
@@ -58,8 +63,8 @@ class Chains:
         if (name, model) not in self._made:
             first = self._config.upstream(name)
             order = [first, *(self._config.upstream(other) for other in first.fallbacks)]
-            clients = [Client(_settings(one, model)) for one in order]
-            self._made[name, model] = Chain(clients), clients
+            clients = [Client(_settings(one, model, self._config.limits.upstream_concurrency)) for one in order]
+            self._made[name, model] = Chain(clients, watch=self._watch), clients
         return self._made[name, model][0]
 
     def default(self, *, anthropic: bool) -> Chain:
@@ -70,8 +75,12 @@ class Chains:
 
     @property
     def breakers(self) -> dict[str, str]:
-        """State of each upstream's breaker."""
-        return {name: state for chain, _ in self._made.values() for name, state in chain.breakers.items()}
+        """State of each upstream's breaker; of the worst, where it is asked for several models."""
+        found: dict[str, str] = {}
+        for chain, _ in self._made.values():
+            for name, state in chain.breakers.items():
+                found[name] = max(found.get(name, "closed"), state, key=_WORSE.index)
+        return found
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -91,10 +100,20 @@ class Serving:
     gate: Gate
     running: int = field(default=0)
 
+    def accepted(self, task: str) -> Accepted:
+        """The (teacher, prompt) pairs that a task's policy in force was fitted under."""
+        return self.lines[task].accepted
+
     @classmethod
-    def make(cls, config: GatewayConfig, before: Serving | None = None, rng: Rng | None = None) -> Serving:
+    def make(
+        cls,
+        config: GatewayConfig,
+        before: Serving | None = None,
+        rng: Rng | None = None,
+        watch: Watch | None = None,
+    ) -> Serving:
         """From a config; lines of tasks that are as they were go on. Raises ConfigError, StoreError."""
-        chains = Chains(config)
+        chains = Chains(config, watch)
         same = before is not None and (before.config.home, before.config.database, before.config.limits.queue) == (
             config.home, config.database, config.limits.queue
         )  # fmt: skip
@@ -110,29 +129,42 @@ class Serving:
                 if line not in old.values():
                     line.close(0.0)
             raise
-        return cls(config, TaskSet(config.tasks), lines, chains, Gate(config))
+        return cls(
+            config,
+            TaskSet(config.tasks),
+            lines,
+            chains,
+            Gate(config, before=before.gate if before is not None else None),
+        )
 
 
 class Gateway:
-    """What an app holds from its start to its end. ``reader`` reads the config again for a reload."""
+    """What an app holds from its start to its end. ``reader`` reads the config again for a reload, from ``path``."""
 
     def __init__(
         self,
         config: GatewayConfig,
         *,
         reader: Callable[[], GatewayConfig] | None = None,
+        path: Path | None = None,
         clock: Callable[[], float] = time.perf_counter,
         now: Callable[[], float] = time.time,
         rng: Rng | None = None,
         tend_s: float = TEND_S,
     ) -> None:
-        self._first, self._reader, self._rng, self._tend_s = config, reader, rng, tend_s
+        self._first, self._reader, self._path, self._rng, self._tend_s = config, reader, path, rng, tend_s
         self.clock, self.now = clock, now
         self.metrics, self.discovery = Metrics(), Discovery()
+        self.admission = Admission(self.metrics.upstreams)
+        self.telemetry: Telemetry | None = None
         self._looks: Looks | None = None
         self._reports: Reports | None = None
         self.ready = False
+        self.outdated = False
+        """Whether the config was to be read again and could not be used: an older one is in force."""
         self.unwatched = 0
+        self._reloading = asyncio.Lock()
+        self._deaf: Callable[[], None] = lambda: None
         self._serving: Serving | None = None
         self._watched: asyncio.Queue[tuple[Call, str | None, float, Usage | None]] = asyncio.Queue(_WATCHED)
         self._work: set[asyncio.Task[None]] = set()
@@ -153,18 +185,25 @@ class Gateway:
         """Open stores and load policies; once. Raises TracerError."""
         if self._serving is None:
             price_of("gpt-4o-mini")  # reads the price list, for which no request is to wait
-            self._serving = Serving.make(self._first, None, self._rng)
+            self._serving = Serving.make(self._first, None, self._rng, self.metrics.upstreams)
 
     async def start(self) -> None:
         """Open, where nobody did, and begin. Raises TracerError."""
         await asyncio.to_thread(self.open)
+        if self._first.telemetry.enabled and self.telemetry is None:
+            self.telemetry = await asyncio.to_thread(Telemetry.start, self._first.telemetry)
         self.background(self._every())
         self.background(self._discover())
+        if self._reader is not None:
+            self._deaf = reloading.on_hangup(self.background, self.reload)
+        if self._path is not None and self._first.reload:
+            self.background(reloading.watched(self._path, self.reload))
         self.ready = True
 
     async def stop(self) -> None:
         """Write what waits and let go of everything; requests are over by now."""
         self.ready = False
+        self._deaf()
         for task in tuple(self._work):
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
@@ -178,13 +217,16 @@ class Gateway:
         if self._reports is not None:
             await self._reports.close()
         await self.serving.chains.aclose()
+        if self.telemetry is not None:
+            await asyncio.to_thread(self.telemetry.close)
 
     async def reload(self) -> None:
         """Take up the config file as it is now; on an error the old state goes on. Raises TracerError."""
-        old = self.serving
-        config = await asyncio.to_thread(self._reader) if self._reader is not None else old.config
-        new = await asyncio.to_thread(Serving.make, config, old, self._rng)
-        self._serving = new
+        async with self._reloading:
+            old, self.outdated = self.serving, True
+            config = await asyncio.to_thread(self._reader) if self._reader is not None else old.config
+            new = await asyncio.to_thread(Serving.make, config, old, self._rng, self.metrics.upstreams)
+            self._serving, self.outdated = new, False
         self.background(self._retire(old, new))
 
     def switch_off(self, off: bool) -> None:
@@ -294,12 +336,13 @@ def _make_reports() -> Reports:
     return Reports()
 
 
-def _settings(one: Upstream, model: str | None) -> upstreams.Upstream:
+def _settings(one: Upstream, model: str | None, most: int) -> upstreams.Upstream:
     key = one.api_key.reveal() if one.api_key is not None else None
     auth: Auth | None = None
     if key is not None:
         auth = "x-api-key" if one.kind == "anthropic" else "bearer"
     times = Timeouts(one.connect_timeout_s, one.timeout_s, max(Timeouts().total_s, one.timeout_s))
     return upstreams.Upstream(
-        one.name, one.base_url, key, auth, model, timeouts=times, retries=Retries(attempts=1 + one.retries)
-    )
+        one.name, one.base_url, key, auth, model, timeouts=times, retries=Retries(attempts=1 + one.retries),
+        max_connections=max(_CONNECTIONS, most),
+    )  # fmt: skip

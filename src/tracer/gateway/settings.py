@@ -11,7 +11,7 @@ from tracer.gateway.credentials import HIDDEN, KeyHash, Secret
 UpstreamKind = Literal["openai", "anthropic", "decisions", "systemone"]
 Mode = Literal["observe", "shadow", "canary", "live"]
 WhenDown = Literal["error", "degraded"]
-Capture = Literal["full", "hash", "off"]
+Capture = Literal["full", "features", "hash", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 History = Literal["prompt", "ignore"]
 
@@ -100,18 +100,36 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what one gateway takes: bytes of a body, requests a second of all keys together, traces that wait."""
+    """Bounds on what one gateway takes: bytes of a body, requests a second of all keys together, traces that wait.
+
+    ``concurrency`` is how many requests may be under way. Of those, ``upstream_concurrency`` may ask one upstream, with
+    its fall-backs, at a time; ``upstream_waiting`` more wait for that, each ``upstream_wait_s`` seconds at most.
+    """
 
     body_bytes: int = 4 << 20
     requests_per_s: float | None = None
     queue: int = 10_000
+    concurrency: int = 10_000
+    upstream_concurrency: int = 200
+    upstream_waiting: int = 1_000
+    upstream_wait_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetrySettings:
+    """OpenTelemetry. Where it goes to, and how, is said by the ``OTEL_*`` variables of the environment, as is the name
+    of the service where ``service_name`` is None; ``tracer``, where neither says one."""
+
+    enabled: bool = False
+    service_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """All of ``tracer.yaml``. ``database`` None is SQLite in each task's home.
 
-    The first upstream is the default one. No ``repr`` and no ``redacted`` shows a secret.
+    The first upstream is the default one. ``metrics`` is the token that ``/metrics`` asks for. ``reload``: whether a
+    changed file is taken up by itself. No ``repr`` and no ``redacted`` shows a secret.
     """
 
     listen: Listen
@@ -121,8 +139,11 @@ class GatewayConfig:
     tasks: tuple[TaskConfig, ...] = ()
     keys: tuple[Key, ...] = ()
     admin: KeyHash | None = None
+    metrics: KeyHash | None = None
     limits: Limits = field(default_factory=Limits)
     log_level: LogLevel = "info"
+    reload: bool = False
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
 
     def task_home(self, task: str) -> Path:
         """The home folder of a task."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from tracer.gateway.calls import Call
@@ -10,8 +10,8 @@ from tracer.gateway.selecting import fingerprint, select
 from tracer.gateway.settings import InputSelector, TaskConfig
 
 HEADER = "x-tracer-task"
-Accepted = Mapping[str, Collection[tuple[str | None, str | None]]]
-"""By task, the (teacher, prompt) pairs that its policy in force was fitted under: a line's ``fingerprints``."""
+Accepted = Collection[tuple[str | None, str | None]]
+"""The (teacher, prompt) pairs that a policy in force was fitted under: a line's ``fingerprints``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class TaskSet:
             for digest in task.fingerprints:
                 self._printed.setdefault(task.input, {})[digest] = task
 
-    def match(self, call: Call, headers: Mapping[str, str], accepted: Accepted) -> Match | None:
-        """The task of a call, or None: it passes through.
+    def match(self, call: Call, headers: Mapping[str, str], accepted: Callable[[str], Accepted]) -> Match | None:
+        """The task of a call, or None: it passes through. ``accepted`` says what holds for a task, by name.
 
         The first that fits of the model's alias, the header ``x-tracer-task`` (``headers`` have lower-case names), and
         the fingerprint. A call that allows other labels than the task declares is not the task, nor is one without
@@ -53,7 +53,7 @@ class TaskSet:
             if selection is None:
                 continue
             prompt, teacher = fingerprint(selection), task.teacher or call.model
-            known = _known(teacher, prompt, accepted.get(task.name, ()))
+            known = _known(teacher, prompt, accepted(task.name))
             return Match(task, selection.text, teacher, prompt, known)
         return None
 
@@ -70,6 +70,6 @@ class TaskSet:
                 yield found
 
 
-def _known(teacher: str, prompt: str, accepted: Collection[tuple[str | None, str | None]]) -> bool:
+def _known(teacher: str, prompt: str, accepted: Accepted) -> bool:
     """Whether a policy of these labels may answer. What is not named, as in an imported log, contradicts nothing."""
     return any(t in (None, teacher) and p in (None, prompt) for t, p in accepted)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from tracer.types import Decisions, Reason
+from tracer.types import Decided, Reason
 
 _KEPT = 32
 """Versions that wait to be taken at most; the oldest is given up then."""
@@ -50,22 +50,19 @@ class Tallies:
         self._running: dict[str | None, _Running] = {}
         self._lock = threading.Lock()
 
-    def add(self, policy: str | None, decisions: Decisions, plans: Sequence[Reason | None]) -> None:
-        """Count n inputs with their decisions and what the coins said of them."""
-        handled = decisions.handled.tolist()
+    def add(self, policy: str | None, rows: Sequence[Decided], plans: Sequence[Reason | None]) -> None:
+        """Count n inputs with what was decided of them and what the coins said of them."""
         with self._lock:
             running = self._running.get(policy)
             if running is None:
                 running = self._running[policy] = _Running(self._clock())
                 if len(self._running) > _KEPT:
                     del self._running[next(iter(self._running))]
-            running.n += len(decisions)
+            running.n += len(rows)
             running.audits += plans.count("audit")
-            running.handled += sum(handled)
-            running.served += sum(yes and plan is None for yes, plan in zip(handled, plans, strict=True))
-            for label, reason, score in zip(
-                decisions.labels, decisions.reasons, decisions.scores.tolist(), strict=True
-            ):
+            for (label, score, handled, reason, _), plan in zip(rows, plans, strict=True):
+                running.handled += handled
+                running.served += handled and plan is None
                 if label:
                     running.labels[label] += 1
                 # In mode "rank" the guard takes 1 from the score, a probability: below 0 is unfamiliar.

@@ -194,7 +194,7 @@ class Recent:
     def _fact(self, name: str) -> sa.ColumnElement[int]:
         """A count among a tally's facts. A label cannot be taken for one: its quotes are escaped."""
         if self._is_sqlite:
-            return sa.type_coerce(traffic.c.facts, sa.JSON)[name].as_integer()
+            return sa.cast(sa.func.json_extract(traffic.c.facts, f"$.{name}"), sa.BigInteger)
         # PostgreSQL's own JSON refuses all of the facts where a label holds half a character.
         return sa.cast(sa.func.substring(traffic.c.facts, rf'"{name}": (\d+)'), sa.BigInteger)
 

@@ -16,7 +16,8 @@ from tracer.errors import TracerError
 from tracer.flywheel import switching
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.pages.access import SESSION, SESSION_S, Access, Visitor, secure
-from tracer.gateway.plane import TooLargeError, read_body
+from tracer.gateway.reading import TooLargeError, read_body
+from tracer.gateway.relaying import ClientGoneError
 from tracer.gateway.serving import Gateway
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class Pages:
             return _page(_views().login_page(self._gateway, visitor, words), 429, {"retry-after": str(int(wait) + 1)})
         # Counted first: attempts side by side must not all find room.
         self.access.failed(request)
-        if not await asyncio.to_thread(self.access.check, given.get("token", "").strip()):
+        if not await self.access.check(request, given.get("token", "").strip()):
             log.warning("a login to the page failed")
             return _page(_views().login_page(self._gateway, visitor, "This is not the admin token."), 401)
         self.access.succeeded(request)
@@ -228,7 +229,7 @@ async def _form(request: Request) -> dict[str, str] | None:
     try:
         body = await read_body(request.receive, dict(request.headers), _FORM)
         return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="replace"))
-    except (TooLargeError, ValueError):
+    except (TooLargeError, ClientGoneError, ValueError):
         return None
 
 

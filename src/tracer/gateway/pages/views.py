@@ -21,6 +21,7 @@ from tracer.gateway.proposals import Proposal
 from tracer.gateway.serving import Gateway
 from tracer.policies.history import Event
 from tracer.serving.states import KILL_SWITCH, switched_off
+from tracer.traces.digests import n_digests
 from tracer.types import FAILED, Trace
 
 MODES = {
@@ -232,7 +233,7 @@ def _row(trace: Trace, thresholds: dict[str, float]) -> Row:
     else:
         why = "below the threshold" if not seen.handled else "the teacher was asked all the same"
     return Row(
-        trace.time, trace.text, not trace.text.startswith("sha256:"),
+        trace.time, trace.text, not n_digests([trace.text]),
         "the call failed" if trace.label == FAILED else trace.label,
         seen.label if seen is not None else None, score, threshold, seen.policy if seen is not None else None, why,
     )  # fmt: skip
