@@ -65,14 +65,7 @@ def test_tallies_are_summed_by_span_and_policy(store: TraceStore) -> None:
     at = NOON.timestamp()
     labels = {"\ud800'\"handled\": 9": 4}
     counts = {"handled": 3, "novel": 1, "errors": 0, "audits": 1, "served": 2}
-    facts: dict[str, int | Mapping[str, int]] = {**counts, "labels": labels}
-        "handled": 3,
-        "novel": 1,
-        "errors": 0,
-        "audits": 1,
-        "served": 2,
-        "labels": {'\ud800\'"handled": 9': 4},
-    }
+    facts: dict[str, int | Mapping[str, int]] = {"labels": labels, **counts}
     store.tally("v1", at, 30.0, 5, facts)
     store.tally("v1", at + 30, 30.0, 6, facts)
     store.tally("v1", at + 3600, 30.0, 7, {"handled": 1})

@@ -43,18 +43,19 @@ class Pages:
     def routes(self) -> list[Route]:
         """What there is."""
         one = "/tasks/{task}"
+        shown = {
+            "/": self._shown(self._overview), "/login": self._shown(self._login), one: self._shown(self._task),
+            f"{one}/report": self._shown(self._report), "/assets/{digest}/{name}": self._asset,
+        }  # fmt: skip
+        forms = {
+            "/login": self._token, "/logout": self._formed(self._logout), "/off": self._formed(self._off),
+            f"{one}/promote": self._formed(self._promote), f"{one}/rollback": self._formed(self._rollback),
+            f"{one}/pause": self._formed(self._pause),
+        }  # fmt: skip
+        told: dict[str, Any] = {"include_in_schema": False}  # for browsers, not for clients of the API
         return [
-            Route("/", self._shown(self._overview), methods=["GET"]),
-            Route("/login", self._shown(self._login), methods=["GET"]),
-            Route("/login", self._token, methods=["POST"]),
-            Route("/logout", self._formed(self._logout), methods=["POST"]),
-            Route("/off", self._formed(self._off), methods=["POST"]),
-            Route("/assets/{digest}/{name}", self._asset, methods=["GET"]),
-            Route(one, self._shown(self._task), methods=["GET"]),
-            Route(f"{one}/report", self._shown(self._report), methods=["GET"]),
-            Route(f"{one}/promote", self._formed(self._promote), methods=["POST"]),
-            Route(f"{one}/rollback", self._formed(self._rollback), methods=["POST"]),
-            Route(f"{one}/pause", self._formed(self._pause), methods=["POST"]),
+            *(Route(path, endpoint, methods=["GET"], **told) for path, endpoint in shown.items()),
+            *(Route(path, endpoint, methods=["POST"], **told) for path, endpoint in forms.items()),
         ]
 
     # What is shown.
