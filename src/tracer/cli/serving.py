@@ -71,16 +71,18 @@ class _JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
-        facts = {"time": datetime.fromtimestamp(record.created, UTC).isoformat(), "level": record.levelname.lower()}
+        time = datetime.fromtimestamp(record.created, UTC).isoformat()
+        if record.name == "tracer.gateway.requests":  # its message is JSON already
+            return f'{{"time": "{time}", "level": "{record.levelname.lower()}", {message[1:]}'
+        facts = {"time": time, "level": record.levelname.lower()}
         if record.exc_info is not None and record.exc_info[0] is not None:
             facts["error"] = record.exc_info[0].__name__
-        if record.name == "tracer.gateway.requests":
-            return f"{json_module.dumps(facts)[:-1]}, {message[1:]}"  # it is JSON already
         return json_module.dumps(facts | {"event": record.name, "message": message})
 
 
 def _log_as_json(level: str) -> None:
     # What no line shows need not be found out for each (logging HOWTO, "Optimization").
+    logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
