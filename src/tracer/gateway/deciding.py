@@ -57,7 +57,7 @@ async def decide(line: TaskLine, match: Match, call: Call, mode: str) -> Verdict
 async def _routed(line: TaskLine, text: str) -> Verdict:
     version = _version(line)
     try:
-        answer = await asyncio.to_thread(line.router.route, text) if line.embeds else line.router.route(text)
+        answer = await line.router.aroute(text) if line.embeds else line.router.route(text)
     except RouteError:
         return _left("error", _teacher("error", "fallback"))
     if answer.policy != version:

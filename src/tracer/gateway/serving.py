@@ -30,6 +30,7 @@ log = logging.getLogger("tracer.gateway")
 
 TEND_S = 30.0
 OFF = "OFF"
+_LOOK_S = 0.5
 _WATCHED = 1_000
 _RETIRE_S = 600.0
 
@@ -155,6 +156,7 @@ class Gateway:
     async def start(self) -> None:
         """Open, where nobody did, and begin. Raises TracerError."""
         await asyncio.to_thread(self.open)
+        self.background(self._look())
         self.background(self._every())
         self.background(self._discover())
         self.ready = True
@@ -210,6 +212,13 @@ class Gateway:
             except TracerError as error:
                 log.warning("tallies of task %s wait: %s", line.task.name, type(error).__name__)
         await asyncio.to_thread(self._save)
+
+    async def _look(self) -> None:
+        """Policies and settings are taken up beside the requests: loading takes longer than many of them."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for line in tuple(self.serving.lines.values()):
+                await asyncio.to_thread(line.look)
 
     async def _every(self) -> None:
         while True:
