@@ -141,7 +141,7 @@ import uvicorn
 text = {next(iter(data.northlight().texts or ()))!r}
 
 def run(server):
-    gateway = server.config.app.plane._gateway
+    gateway = server.config.app.plane.app._gateway
     assert gateway.serving.lines["desk"].router.route(text).policy == "v0001"
     json.dump(sorted(sys.modules), sys.stdout)
     server.started = True

@@ -22,7 +22,7 @@ NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
 def test_a_tally_counts_what_the_policy_decided(tiny_policy: Policy) -> None:
-    times = iter([NOON, NOON + timedelta(seconds=90)])
+    times = iter([NOON, NOON + timedelta(seconds=60), NOON + timedelta(seconds=90)])
     router = Router(
         replace(tiny_policy, version="v0001"),
         teacher=shout,
@@ -32,9 +32,9 @@ def test_a_tally_counts_what_the_policy_decided(tiny_policy: Policy) -> None:
     )
     answers = [*router.route_many([SURE, UNSURE, "where is my parcel"]), router.route(SURE)]
     labels = Counter(a.surrogate_label for a in answers)
-    assert router.take_tally() == Tally(
-        "v0001", NOON, 90.0, 4, {"handled": 3, "novel": 1, "errors": 0, "audits": 4, "labels": dict(labels)}
-    )
+    facts = {"handled": 3, "served": 0, "novel": 1, "errors": 0, "audits": 4, "labels": dict(labels)}
+    assert router.tallies() == (Tally("v0001", NOON, 60.0, 4, facts),), "a look takes nothing away"
+    assert router.take_tally() == Tally("v0001", NOON, 90.0, 4, facts)
     assert router.take_tally() is None
 
 

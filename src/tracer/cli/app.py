@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "route": ("routing", "route"),
     "serve": ("serving", "serve"),
     "tasks": ("serving", "tasks"),
+    "key": ("keys", "key"),
     "status": ("operating", "status"),
     "history": ("operating", "history"),
     "promote": ("operating", "promote"),

@@ -8,18 +8,23 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tracer.gateway import openapi, problems
 from tracer.gateway.admin import Admin
 from tracer.gateway.auth import check_bind
 from tracer.gateway.codecs import PATHS
 from tracer.gateway.health import Health
-from tracer.gateway.native import Native
+from tracer.gateway.native import Native, bounded
+from tracer.gateway.pages.routes import Pages
 from tracer.gateway.plane import Plane
 from tracer.gateway.serving import Gateway
+from tracer.gateway.telemetry import Telemetry, traced
 
 log = logging.getLogger("tracer.gateway")
 
@@ -29,7 +34,7 @@ DRAIN_S = 30
 class Application(Starlette):
     """Starlette, but that the busiest paths go to the data plane at once, past its middleware and routes."""
 
-    plane: Plane
+    plane: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -51,21 +56,31 @@ def application(gateway: Gateway) -> Application:
             await gateway.stop()
 
     async def other(_: Request) -> Response:
-        return JSONResponse({"error": {"message": "there is nothing here", "type": "not_found_error"}}, status_code=404)
+        raise HTTPException(404)
+
+    def telemetry() -> Telemetry | None:
+        return gateway.telemetry
 
     native, plane = Native(gateway), Plane(gateway)
     routes = [
-        Route("/v1/classify", native.classify, methods=["POST"]),
-        Route("/v1/classify/batch", native.batch, methods=["POST"]),
+        Route("/v1/classify", traced(telemetry, bounded(gateway, native.classify)), methods=["POST"]),
+        Route("/v1/classify/batch", traced(telemetry, bounded(gateway, native.batch)), methods=["POST"]),
         Route("/v1/models", native.models, methods=["GET"]),
+        *(Route(path, problems.OtherMethod(allowed)) for path, allowed in _OWN),
         Route("/v1/{rest:path}", plane),
         *Health(gateway).routes(),
         *Admin(gateway).routes(),
+        *openapi.routes(),
+        *Pages(gateway).routes(),
         Route("/{rest:path}", other),
     ]
-    app = Application(routes=routes, lifespan=lifespan)
-    app.plane = plane
+    handlers = {HTTPException: problems.refused, Exception: problems.broken}
+    app = Application(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app.plane = ServerErrorMiddleware(plane, handler=problems.broken)
     return app
+
+
+_OWN = (("/v1/classify", "POST"), ("/v1/classify/batch", "POST"), ("/v1/models", "GET, HEAD"))
 
 
 def server(gateway: Gateway, host: str, port: int) -> uvicorn.Server:

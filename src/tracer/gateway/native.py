@@ -12,15 +12,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tracer.errors import CodecError, RouteError
+from tracer.gateway.auth import Caller, UncheckedError, source_of
 from tracer.gateway.codecs import CODECS
 from tracer.gateway.codecs.bodies import read_object
 from tracer.gateway.lines import TaskLine
-from tracer.gateway.plane import TooLargeError, read_body
+from tracer.gateway.reading import TooLargeError, discard, read_body
 from tracer.gateway.relaying import ClientGoneError
 from tracer.gateway.serving import Gateway
+from tracer.gateway.telemetry import Endpoint
 from tracer.types import Answer
 
 _MOST = 1_000
+_GREATEST = float(np.finfo(np.float32).max)
 _OPENAI = CODECS["openai.chat"]
 
 
@@ -36,7 +39,7 @@ class Native:
         try:
             asked, line, name = await self._asked(request)
             text, embedding = asked.get("text"), _vector(asked.get("embedding"))
-            if not (isinstance(text, str) and text.strip()) and embedding is None:
+            if not (isinstance(text, str) and text.strip()) and (embedding is None or text is not None):
                 raise CodecError("text must be a text, or embedding a list of numbers")
             fallback = asked.get("fallback")
             if fallback is not None and not isinstance(fallback, str):
@@ -74,9 +77,10 @@ class Native:
 
     async def models(self, request: Request) -> Response:
         """The aliases of tasks that the caller may use, as OpenAI lists models."""
-        caller = self._gateway.serving.gate.caller(dict(request.headers))
-        if caller is None:
-            return _error(401, "no key of this gateway was shown")
+        try:
+            caller = await self._caller(request)
+        except _Refusal as refusal:
+            return refusal.response
         names = {
             model: line.task.name
             for line in self._gateway.serving.lines.values() if caller.may(line.task.name)
@@ -85,16 +89,26 @@ class Native:
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "tracer"} for name in sorted(names)]
         return JSONResponse({"object": "list", "data": data})
 
-    async def _asked(self, request: Request) -> tuple[dict[str, Any], TaskLine, str]:
-        serving, headers = self._gateway.serving, dict(request.headers)
-        caller = serving.gate.caller(headers)
+    async def _caller(self, request: Request) -> Caller:
+        try:
+            caller = await self._gateway.serving.gate.check(dict(request.headers), source_of(request.scope))
+        except UncheckedError as error:
+            wait = {"retry-after": str(int(error.wait) + 1)}
+            raise _Refusal(429, "too many unknown keys", wait) from None
         if caller is None:
             raise _Refusal(401, "no key of this gateway was shown")
+        return caller
+
+    async def _asked(self, request: Request) -> tuple[dict[str, Any], TaskLine, str]:
+        serving, headers = self._gateway.serving, dict(request.headers)
+        caller = await self._caller(request)
         if (wait := serving.gate.wait(caller)) > 0.0:
             raise _Refusal(429, "too many requests", {"retry-after": str(max(1, round(wait + 0.5)))})
         try:
             body = await read_body(request.receive, headers, serving.config.limits.body_bytes)
-        except TooLargeError:
+        except TooLargeError as error:
+            if error.more:
+                await discard(request.scope, request.receive, headers)
             raise _Refusal(413, "the body is larger than this gateway takes") from None
         except ClientGoneError:
             raise _Refusal(400, "the client left") from None
@@ -115,6 +129,22 @@ class Native:
             self._gateway.metrics.count(task, decision, answer.reason, 200, seconds, seconds)
 
 
+def bounded(gateway: Gateway, endpoint: Endpoint) -> Endpoint:
+    """An endpoint whose requests count towards ``limits.concurrency``, and are waited for by a reload."""
+
+    async def counted(request: Request) -> Response:
+        serving = gateway.serving
+        serving.running += 1
+        try:
+            if serving.running > serving.config.limits.concurrency:
+                return _error(503, "this gateway answers as many requests as it takes", {"retry-after": "1"})
+            return await endpoint(request)
+        finally:
+            serving.running -= 1
+
+    return counted
+
+
 class _Refusal(Exception):  # noqa: N818 - it carries an answer
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -131,7 +161,7 @@ def _vector(value: object) -> list[float] | None:
         return None
     if not isinstance(value, list) or not value or not all(type(x) in (int, float) for x in value):
         raise CodecError("embedding must be a list of numbers")
-    if not np.isfinite(np.asarray(value, dtype=np.float32)).all():
+    if not all(abs(x) <= _GREATEST for x in value):
         raise CodecError("embedding must be a list of finite numbers")
     return value
 

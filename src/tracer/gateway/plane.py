@@ -7,6 +7,7 @@ its label is read afterwards from a copy.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import secrets
@@ -17,20 +18,22 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from tracer.errors import CodecError, UpstreamError
-from tracer.gateway.auth import Caller
+from tracer.gateway.auth import Caller, UncheckedError, source_of
 from tracer.gateway.calls import Call
 from tracer.gateway.codecs import CODECS, PATHS
 from tracer.gateway.codecs.base import Codec
 from tracer.gateway.codecs.sse import events_of
 from tracer.gateway.deciding import MODES, UNANSWERED, Verdict, decide
 from tracer.gateway.lines import TaskLine
+from tracer.gateway.reading import TooLargeError, discard, read_body
 from tracer.gateway.relaying import ClientGoneError, Tee, while_connected
 from tracer.gateway.replies import Reply
 from tracer.gateway.serving import Gateway, Serving
 from tracer.gateway.tasks import Match
+from tracer.gateway.telemetry import RequestSpan
 from tracer.gateway.upstream import Chain
 from tracer.types import FAILED, Usage
 
@@ -39,11 +42,9 @@ log = logging.getLogger("tracer.gateway.requests")
 MODE = "x-tracer-mode"
 NO_STORE = "x-tracer-no-store"
 _COPIED = 1 << 20
-_STATUS = {"timeout": 504, "connect": 502, "cut": 502, "breaker_open": 503, "status": 502}
-
-
-class TooLargeError(Exception):
-    """A body has more bytes than a gateway takes."""
+_OF_PROXIES = frozenset({"CONNECT", "TRACE"})
+_STATUS = {"timeout": 504, "connect": 502, "cut": 502, "breaker_open": 503, "busy": 503, "status": 502}
+_ROUTE = "/v1/{path}"
 
 
 @dataclass(slots=True)
@@ -61,6 +62,7 @@ class Exchange:
     id: str = field(default_factory=lambda: secrets.token_hex(16))
     caller: Caller = field(default_factory=lambda: Caller(None))
     body: bytes = b""
+    unread: bool = True
     call: Call | None = None
     match: Match | None = None
     line: TaskLine | None = None
@@ -70,6 +72,7 @@ class Exchange:
     status: int = 0
     saved: Decimal | None = None
     overhead: float | None = None
+    span: RequestSpan | None = None
 
     @property
     def task(self) -> str:
@@ -91,6 +94,8 @@ class Plane:
         anthropic = "anthropic-version" in headers or path.startswith("/v1/messages")
         shape = codec or CODECS["anthropic.messages" if anthropic else "openai.chat"]
         one = Exchange(scope, receive, send, serving, shape, path, headers, gateway.clock())
+        if gateway.telemetry is not None:
+            one.span = gateway.telemetry.begin(scope["method"], path if codec is not None else _ROUTE, headers)
         serving.running += 1
         try:
             await self._serve(one, known=codec is not None, anthropic=anthropic)
@@ -101,11 +106,19 @@ class Plane:
             self._over(one)
 
     async def _serve(self, one: Exchange, *, known: bool, anthropic: bool) -> None:
+        if one.scope["method"] in _OF_PROXIES:
+            await self._refuse(one, 405, "this method is for proxies")
+            return
+        if one.serving.running > one.serving.config.limits.concurrency:
+            await self._refuse(one, 503, "this gateway answers as many requests as it takes", {"retry-after": "1"})
+            return
         if not await self._admitted(one):
             return
         try:
             one.body = await read_body(one.receive, one.headers, one.serving.config.limits.body_bytes)
-        except TooLargeError:
+            one.unread = False
+        except TooLargeError as error:
+            one.unread = error.more
             await self._refuse(one, 413, "the body is larger than this gateway takes")
             return
         if known:
@@ -128,6 +141,11 @@ class Plane:
     async def _admitted(self, one: Exchange) -> bool:
         gate = one.serving.gate
         caller = gate.caller(one.headers)
+        try:
+            caller = caller or await gate.check(one.headers, source_of(one.scope))
+        except UncheckedError as error:
+            await self._refuse(one, 429, "too many unknown keys", {"retry-after": str(int(error.wait) + 1)})
+            return False
         if caller is None:
             await self._refuse(one, 401, "no key of this gateway was shown")
             return False
@@ -188,18 +206,11 @@ class Plane:
         """Ask the upstream and hand its answer on. An audit whose label does not come back is recorded as failed."""
         label: str | None = None
         usage: Usage | None = None
-        one.overhead = self._gateway.clock() - one.begun
-        readable = one.call is not None
+        copy: bytes | None = None
+        left = False
         try:
-            scope = one.scope
-            target = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
-            if scope["query_string"]:
-                target += "?" + scope["query_string"].decode("latin-1")
-            reply = await chain.send(
-                scope["method"], target, scope["headers"], one.body,
-                readable=readable, withheld=one.caller.withheld,
-            )  # fmt: skip
-            async with reply:
+            slots = self._gateway.admission.at(chain.name, one.serving.config.limits)
+            async with slots, await self._sent(one, chain) as reply:
                 if reply.status >= 500 and await self._degraded(one):
                     return
                 tee = Tee(reply.chunks, _COPIED if one.call is not None else 0, reply.header("content-encoding"))
@@ -209,15 +220,47 @@ class Plane:
                     if reply.status < 300 and (copy := tee.so_far) is not None:
                         label, usage = self._read(one, reply, copy)
         except UpstreamError as error:
+            self._broke(one, error, counted=error.kind != "busy")
             if one.status == 0 and not await self._degraded(one):
                 more = {} if error.retry_after is None else {"retry-after": str(int(error.retry_after) + 1)}
-                await self._refuse(one, _STATUS[error.kind], f"upstream {error.upstream!r} did not answer", more)
+                what = "has as many requests as may wait" if error.kind == "busy" else "did not answer"
+                await self._refuse(one, _STATUS[error.kind], f"upstream {error.upstream!r} {what}", more)
+        except asyncio.CancelledError:
+            left = True
+            raise
         except ValueError:
             if one.status:
                 raise
             await self._refuse(one, 400, "the request cannot be sent on: its target or a header is malformed")
         finally:
+            if one.span is not None:
+                one.span.over(None if copy is None else one.codec.reply(copy), usage, left=left)
             self._keep(one, label, usage)
+
+    async def _sent(self, one: Exchange, chain: Chain) -> Reply:
+        scope = one.scope
+        one.overhead = self._gateway.clock() - one.begun
+        target = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
+        if scope["query_string"]:
+            target += "?" + scope["query_string"].decode("latin-1")
+        headers = scope["headers"]
+        if one.span is not None:
+            headers = one.span.ask(
+                headers, one.call, one.match.task.teacher if one.match is not None else None, one.task
+            )
+        reply = await chain.send(
+            scope["method"], target, headers, one.body,
+            readable=one.call is not None, withheld=one.caller.withheld,
+        )  # fmt: skip
+        if one.span is not None:
+            one.span.answered(one.serving.config.upstream(reply.upstream), reply.status, reply.attempts)
+        return reply
+
+    def _broke(self, one: Exchange, error: UpstreamError, *, counted: bool) -> None:
+        if not counted:
+            self._gateway.metrics.upstreams.failed(error.upstream, error.kind)
+        if one.span is not None:
+            one.span.failed(one.serving.config.upstream(error.upstream), error.kind)
 
     async def _degraded(self, one: Exchange) -> bool:
         """Answer with the surrogate's best label where the task says so, and the policy is in service."""
@@ -234,6 +277,7 @@ class Plane:
             async for chunk in tee:
                 await one.send({"type": "http.response.body", "body": chunk, "more_body": True})
         except UpstreamError as error:
+            self._broke(one, error, counted=False)
             # The head is out: a stream can still say what happened; else the connection ends early, as it did there.
             if (reply.header("content-type") or "").startswith("text/event-stream"):
                 event = one.codec.error_event(_STATUS[error.kind], f"upstream {error.upstream!r}: the answer broke off")
@@ -281,6 +325,8 @@ class Plane:
     async def _refuse(self, one: Exchange, status: int, message: str, more: Mapping[str, str] | None = None) -> None:
         """An error in the shape of the client's format."""
         one.status = status
+        if one.unread:
+            await discard(one.scope, one.receive, one.headers)
         body = one.codec.error(status, message)
         head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *self._told(one)]
         head += [(name.encode(), value.encode()) for name, value in (more or {}).items()]
@@ -310,6 +356,12 @@ class Plane:
         metrics.count(one.task, one.decision, one.reason, one.status, overhead, latency)
         if one.saved is not None:
             metrics.saved.labels(one.task).inc(float(one.saved))
+        if one.span is not None:
+            answer = one.verdict.answer if one.verdict is not None else None
+            one.span.end(
+                one.status, id=one.id, task=one.task, decision=one.decision, reason=one.reason,
+                call=one.call, answer=answer, saved=one.saved,
+            )  # fmt: skip
         if log.isEnabledFor(logging.INFO):
             policy = one.verdict.answer.policy if one.verdict is not None else None
             line = {
@@ -318,25 +370,6 @@ class Plane:
                 "overhead_ms": round(overhead * 1e3, 3), "bytes": len(one.body), "key": one.caller.name,
             }  # fmt: skip
             log.info("%s", json.dumps(line))
-
-
-async def read_body(receive: Receive, headers: Mapping[str, str], limit: int) -> bytes:
-    """A whole body. Raises TooLargeError as soon as that is known, ClientGoneError where the client left."""
-    length = headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
-        raise TooLargeError
-    parts, size = [], 0
-    while True:
-        message: Message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise TooLargeError
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
 
 
 async def gone(receive: Receive) -> None:

@@ -168,6 +168,10 @@ class Router:
         """What one version decided since it was last taken, which starts anew; None where there is no more to take."""
         return self._tallies.take()
 
+    def tallies(self) -> tuple[Tally, ...]:
+        """What was decided since tallies were last taken, by version; taken from nobody."""
+        return self._tallies.peek()
+
     def route(
         self,
         text: str | None = None,

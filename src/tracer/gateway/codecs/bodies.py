@@ -167,5 +167,5 @@ def shaped(fresh: Mapping[str, Any], like: object, always: Iterable[str] = ()) -
 
 
 def whole(value: object) -> int:
-    """A count of tokens: zero where it is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    """A count of tokens: zero where it is none, or one that no answer has (a store takes 64 bits, a mean a float)."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 53 else 0
