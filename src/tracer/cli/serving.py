@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json as json_module
 import logging
 import os
@@ -16,6 +17,8 @@ from tracer.cli import options
 from tracer.cli.common import errors_as_exits, escape, out, print_json
 from tracer.errors import MissingExtraError
 
+_WRITING_S = 20.0
+"""Seconds that a worker has, once its requests are over, to write what waits."""
 Config = Annotated[Path, typer.Option("--config", "-c", help="The gateway's settings.")]
 
 
@@ -23,12 +26,16 @@ def serve(
     config: Config = Path("tracer.yaml"),
     host: Annotated[str | None, typer.Option(help="Address to listen on, instead of listen.host.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on, instead of listen.port.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Processes that answer, instead of listen.workers.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the settings, print them and stop.")] = False,
 ) -> None:
     """Answer where the LLM endpoint was: what a policy handles here, everything else by the upstream."""
     with errors_as_exits():
         try:
             from tracer.gateway import app, auth, serving
+            from tracer.gateway import workers as pool
             from tracer.gateway.config import load
         except ImportError as error:
             raise _missing(error) from error
@@ -40,10 +47,28 @@ def serve(
             print_json(known.redacted())
             return
         _log_as_json(known.log_level)
-        gateway = serving.Gateway(known, reader=lambda: load(config, os.environ))
-        server = app.server(gateway, at, known.listen.port if port is None else port)
+        place = pool.Place.found(os.environ)
+        n = place.n if place is not None else workers or known.listen.workers
+        at_port = known.listen.port if port is None else port
+        if place is None and n > 1:
+            serving.Chains(known)  # what is wrong with the settings shows here, once
+            sockets = pool.bound(at, at_port, n)
+            command = (sys.executable, "-P", "-m", "tracer.cli", *sys.argv[1:])
+            raise typer.Exit(pool.Supervisor(command, sockets, grace_s=app.DRAIN_S + _WRITING_S).run())
+        gateway = serving.Gateway(
+            pool.shared_out(known, n),
+            reader=lambda: pool.shared_out(load(config, os.environ), n),
+            pool=place.pool() if place is not None else None,
+        )
+        server = app.server(gateway, at, at_port)
         gateway.open()
-        server.run()
+        gc.collect()
+        gc.freeze()  # what was loaded stays: no collection need look at it again
+        if place is None:
+            server.run()
+        else:
+            place.orphaned(lambda: setattr(server, "should_exit", True))
+            server.run([place.listening()])
         if not server.started:
             raise typer.Exit(1)
 

@@ -42,7 +42,4 @@ class Health:
         return JSONResponse({"status": "ok", "tasks": tasks, "upstreams": serving.chains.breakers})
 
     async def _metrics(self, _: Request) -> Response:
-        metrics, serving = self._gateway.metrics, self._gateway.serving
-        metrics.upstreams.states(serving.chains.breakers)
-        content = metrics.exposition(serving.lines.values())
-        return Response(content, media_type=CONTENT_TYPE_LATEST)
+        return Response(await self._gateway.exposition(), media_type=CONTENT_TYPE_LATEST)

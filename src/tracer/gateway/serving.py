@@ -21,6 +21,7 @@ from tracer.gateway.discovery import Discovery
 from tracer.gateway.headers import Auth
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.metrics import Metrics
+from tracer.gateway.pooling import Pool
 from tracer.gateway.retrying import Retries
 from tracer.gateway.settings import GatewayConfig, Upstream
 from tracer.gateway.tasks import Accepted, TaskSet
@@ -37,6 +38,7 @@ log = logging.getLogger("tracer.gateway")
 TEND_S = 30.0
 OFF = "OFF"
 _LOOK_S = 0.5
+_SHARE_S = 1.0
 _WATCHED = 1_000
 _RETIRE_S = 600.0
 _CONNECTIONS = 200
@@ -149,9 +151,10 @@ class Gateway:
         now: Callable[[], float] = time.time,
         rng: Rng | None = None,
         tend_s: float = TEND_S,
+        pool: Pool | None = None,
     ) -> None:
         self._first, self._reader, self._rng, self._tend_s = config, reader, rng, tend_s
-        self.clock, self.now = clock, now
+        self.clock, self.now, self._pool = clock, now, pool
         self.metrics, self.discovery = Metrics(), Discovery()
         self.admission = Admission(self.metrics.upstreams)
         self.telemetry: Telemetry | None = None
@@ -185,6 +188,8 @@ class Gateway:
         await asyncio.to_thread(self.open)
         if self._first.telemetry.enabled and self.telemetry is None:
             self.telemetry = await asyncio.to_thread(Telemetry.start, self._first.telemetry)
+        if self._pool is not None:
+            self.background(self._share(self._pool))
         self.background(self._look())
         self.background(self._every())
         self.background(self._discover())
@@ -208,7 +213,12 @@ class Gateway:
             await asyncio.to_thread(self.telemetry.close)
 
     async def reload(self) -> None:
-        """Take up the config file as it is now; on an error the old state goes on. Raises TracerError."""
+        """Take up the config file as it is now, in all workers; on an error the old goes on. Raises TracerError."""
+        await self._reload()
+        if self._pool is not None:
+            await asyncio.to_thread(self._pool.announce)
+
+    async def _reload(self) -> None:
         old = self.serving
         config = await asyncio.to_thread(self._reader) if self._reader is not None else old.config
         new = await asyncio.to_thread(Serving.make, config, old, self._rng, self.metrics.upstreams)
@@ -274,6 +284,26 @@ class Gateway:
             await asyncio.sleep(_LOOK_S)
             for line in tuple(self.serving.lines.values()):
                 await asyncio.to_thread(line.look)
+
+    async def exposition(self) -> bytes:
+        """The metrics as Prometheus reads them, those of all workers."""
+        own = self._exposition()
+        return own if self._pool is None else await asyncio.to_thread(self._pool.merged, own)
+
+    def _exposition(self) -> bytes:
+        self.metrics.upstreams.states(self.serving.chains.breakers)
+        return self.metrics.exposition(self.serving.lines.values())
+
+    async def _share(self, pool: Pool) -> None:
+        """Tell the other workers one's numbers, and do what one of them was told to do."""
+        while True:
+            try:
+                await asyncio.to_thread(pool.publish, self._exposition())
+                if await asyncio.to_thread(pool.asked):
+                    await self._reload()
+            except (TracerError, OSError) as error:
+                log.warning("what the workers share could not be taken up: %s", type(error).__name__)
+            await asyncio.sleep(_SHARE_S)
 
     async def _every(self) -> None:
         while True:
