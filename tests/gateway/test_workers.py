@@ -138,6 +138,9 @@ def test_an_admin_reaches_all_workers(known: Known, tmp_path: Path) -> None:
         config.write_text(config.read_text().replace("[desk-router]", "[desk-router, another]"))
         assert running.post({}, "/admin/reload", **as_admin).status_code == 200
         assert until(lambda: decisions("another") == {"handled"}, 20.0)
+        config.write_text(config.read_text().replace("another", "third"))
+        running.process.send_signal(signal.SIGHUP)
+        assert until(lambda: decisions("third") == {"handled"}, 20.0)
         assert until(lambda: running.metric('tracer_requests_total{decision="handled"') >= 32, 10.0)
 
         assert running.post({}, "/admin/policies/desk/pause", **as_admin).status_code == 200

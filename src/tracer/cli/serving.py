@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gc
-import json as json_module
-import logging
 import os
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +18,8 @@ _WRITING_S = 20.0
 """Seconds that a worker has, once its requests are over, to write what waits."""
 Config = Annotated[Path, typer.Option("--config", "-c", help="The gateway's settings.")]
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+
 
 def serve(
     config: Config = Path("tracer.yaml"),
@@ -29,12 +28,13 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(min=1, max=256, help="Processes that answer, instead of listen.workers.")
     ] = None,
+    log_level: Annotated[LogLevel | None, typer.Option(help="Instead of log_level.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the settings, print them and stop.")] = False,
 ) -> None:
     """Answer where the LLM endpoint was: what a policy handles here, everything else by the upstream."""
     with errors_as_exits():
         try:
-            from tracer.gateway import app, auth, serving
+            from tracer.gateway import app, auth, logs, serving, telemetry
             from tracer.gateway import workers as pool
             from tracer.gateway.config import load
         except ImportError as error:
@@ -42,11 +42,13 @@ def serve(
         known = load(config, os.environ)
         at = host or known.listen.host
         auth.check_bind(known, at)
+        if known.telemetry.enabled:
+            telemetry.require()
         if dry_run:
             serving.Chains(known)
             print_json(known.redacted())
             return
-        _log_as_json(known.log_level)
+        logs.log_as_json(log_level or known.log_level)
         place = pool.Place.found(os.environ)
         n = place.n if place is not None else workers or known.listen.workers
         at_port = known.listen.port if port is None else port
@@ -58,6 +60,7 @@ def serve(
         gateway = serving.Gateway(
             pool.shared_out(known, n),
             reader=lambda: pool.shared_out(load(config, os.environ), n),
+            path=config,
             pool=place.pool() if place is not None else None,
         )
         server = app.server(gateway, at, at_port)
@@ -89,33 +92,6 @@ def tasks(config: Config = Path("tracer.yaml"), json: options.Json = False) -> N
             out.print("no task was found yet: let the gateway see some hundred calls")
         for proposal in found:
             out.print(escape(proposal.yaml()), soft_wrap=True)
-
-
-class _JsonLines(logging.Formatter):
-    """One JSON object a line; of exceptions only their kind: their messages may quote a request."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage()
-        time = datetime.fromtimestamp(record.created, UTC).isoformat()
-        if record.name == "tracer.gateway.requests":  # its message is JSON already
-            return f'{{"time": "{time}", "level": "{record.levelname.lower()}", {message[1:]}'
-        facts = {"time": time, "level": record.levelname.lower()}
-        if record.exc_info is not None and record.exc_info[0] is not None:
-            facts["error"] = record.exc_info[0].__name__
-        return json_module.dumps(facts | {"event": record.name, "message": message})
-
-
-def _log_as_json(level: str) -> None:
-    # What no line shows need not be found out for each (logging HOWTO, "Optimization").
-    logging._srcfile = None
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    for name in ("tracer", "uvicorn"):
-        logging.getLogger(name).setLevel(level.upper())
 
 
 def _missing(error: ImportError) -> Exception:

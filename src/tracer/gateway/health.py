@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tracer.gateway.auth import UncheckedError, source_of
 from tracer.gateway.metrics import CONTENT_TYPE_LATEST
 from tracer.gateway.serving import Gateway
 
@@ -39,7 +40,16 @@ class Health:
             for name, line in serving.lines.items()
         }
         # An upstream that is down is reported, and is no reason to restart this process.
-        return JSONResponse({"status": "ok", "tasks": tasks, "upstreams": serving.chains.breakers})
+        config = "outdated" if self._gateway.outdated else "in force"
+        told = {"status": "ok", "config": config, "tasks": tasks, "upstreams": serving.chains.breakers}
+        return JSONResponse(told)
 
-    async def _metrics(self, _: Request) -> Response:
+    async def _metrics(self, request: Request) -> Response:
+        gate = self._gateway.serving.gate
+        try:
+            shown = await gate.token("metrics", dict(request.headers), source_of(request.scope))
+        except UncheckedError:
+            return JSONResponse({"error": {"message": "too many unknown tokens"}}, status_code=429)
+        if shown is False:
+            return JSONResponse({"error": {"message": "the token of metrics was not shown"}}, status_code=401)
         return Response(await self._gateway.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -50,7 +50,7 @@ class Pool:
 
     def announce(self) -> None:
         """Tell the others to read the settings again."""
-        _replace(self._folder / _RELOAD, secrets.token_hex(8).encode())
+        announce(self._folder)
         self._seen = self._reload()
 
     def asked(self) -> bool:
@@ -60,6 +60,11 @@ class Pool:
 
     def _reload(self) -> bytes:
         return _read(self._folder / _RELOAD)
+
+
+def announce(folder: Path) -> None:
+    """Tell all workers to read the settings again."""
+    _replace(folder / _RELOAD, secrets.token_hex(8).encode())
 
 
 def bury(folder: Path, index: int) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tracer.cost import price_of
 from tracer.errors import TracerError
+from tracer.gateway import reloading
 from tracer.gateway import upstream as upstreams
 from tracer.gateway.admission import Admission
 from tracer.gateway.auth import Gate
@@ -140,27 +141,32 @@ class Serving:
 
 
 class Gateway:
-    """What an app holds from its start to its end. ``reader`` reads the config again for a reload."""
+    """What an app holds from its start to its end. ``reader`` reads the config again for a reload, from ``path``."""
 
     def __init__(
         self,
         config: GatewayConfig,
         *,
         reader: Callable[[], GatewayConfig] | None = None,
+        path: Path | None = None,
         clock: Callable[[], float] = time.perf_counter,
         now: Callable[[], float] = time.time,
         rng: Rng | None = None,
         tend_s: float = TEND_S,
         pool: Pool | None = None,
     ) -> None:
-        self._first, self._reader, self._rng, self._tend_s = config, reader, rng, tend_s
+        self._first, self._reader, self._path, self._rng, self._tend_s = config, reader, path, rng, tend_s
         self.clock, self.now, self._pool = clock, now, pool
         self.metrics, self.discovery = Metrics(), Discovery()
         self.admission = Admission(self.metrics.upstreams)
         self.telemetry: Telemetry | None = None
         self._looks: Looks | None = None
         self.ready = False
+        self.outdated = False
+        """Whether the config was to be read again and could not be used: an older one is in force."""
         self.unwatched = 0
+        self._reloading = asyncio.Lock()
+        self._deaf: Callable[[], None] = lambda: None
         self._serving: Serving | None = None
         self._watched: asyncio.Queue[tuple[Call, str | None, float, Usage | None]] = asyncio.Queue(_WATCHED)
         self._work: set[asyncio.Task[None]] = set()
@@ -193,11 +199,16 @@ class Gateway:
         self.background(self._look())
         self.background(self._every())
         self.background(self._discover())
+        if self._reader is not None:
+            self._deaf = reloading.on_hangup(self.background, self.reload)
+        if self._path is not None and self._first.reload:
+            self.background(reloading.watched(self._path, self._reload))  # each worker watches it
         self.ready = True
 
     async def stop(self) -> None:
         """Write what waits and let go of everything; requests are over by now."""
         self.ready = False
+        self._deaf()
         for task in tuple(self._work):
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
@@ -219,10 +230,11 @@ class Gateway:
             await asyncio.to_thread(self._pool.announce)
 
     async def _reload(self) -> None:
-        old = self.serving
-        config = await asyncio.to_thread(self._reader) if self._reader is not None else old.config
-        new = await asyncio.to_thread(Serving.make, config, old, self._rng, self.metrics.upstreams)
-        self._serving = new
+        async with self._reloading:
+            old, self.outdated = self.serving, True
+            config = await asyncio.to_thread(self._reader) if self._reader is not None else old.config
+            new = await asyncio.to_thread(Serving.make, config, old, self._rng, self.metrics.upstreams)
+            self._serving, self.outdated = new, False
         self.background(self._retire(old, new))
 
     def switch_off(self, off: bool) -> None:
@@ -300,9 +312,9 @@ class Gateway:
             try:
                 await asyncio.to_thread(pool.publish, self._exposition())
                 if await asyncio.to_thread(pool.asked):
-                    await self._reload()
+                    await reloading.reload_logged(self._reload, "another worker was told to")
             except (TracerError, OSError) as error:
-                log.warning("what the workers share could not be taken up: %s", type(error).__name__)
+                log.warning("what the workers share cannot be used: %s", type(error).__name__)
             await asyncio.sleep(_SHARE_S)
 
     async def _every(self) -> None:

@@ -130,12 +130,15 @@ class Supervisor:
     ) -> None:
         self._command, self._grace_s, self._clock = tuple(command), grace_s, clock
         self._slots = [_Slot(one) for one in sockets]
-        self._asked = 0
+        self._asked, self._reload = 0, False
         self._stop = threading.Event()
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT, or until the first workers cannot start. The exit code. For the main thread."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """Until SIGTERM or SIGINT, or until the first workers cannot start. The exit code. For the main thread.
+
+        SIGHUP lets all workers read the settings again.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         folder = Path(tempfile.mkdtemp(prefix="tracer-workers-"))
         lifeline, held = os.pipe()
@@ -161,6 +164,9 @@ class Supervisor:
                         self._stop.set()
                         break
                     self._gone(index, folder)
+            if self._reload:
+                self._reload = False
+                pooling.announce(folder)
             self._stop.wait(_POLL_S)
         return self._end() or int(failed)
 
@@ -201,7 +207,10 @@ class Supervisor:
             time.sleep(_POLL_S / 2)
         return code
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._reload = True
+            return
         self._asked += 1
         self._stop.set()
 
