@@ -55,7 +55,7 @@ class _Cost:
 class TaskLine:
     """One task: ``router`` decides in caller-asks-the-teacher mode, ``recorder`` writes to ``store``.
 
-    For one event loop; what reads or writes files (`tend`, `close`) runs in threads.
+    For one event loop; what reads or writes files (`look`, `tend`, `close`) runs in threads.
     """
 
     def __init__(self, config: GatewayConfig, task: TaskConfig, *, rng: Rng | None = None) -> None:
@@ -171,6 +171,10 @@ class TaskLine:
             if len(self._likes) > _LIKES:
                 self._likes.popitem(last=False)
 
+    def look(self) -> None:
+        """Take up another policy or other settings where they are in force; no request waits for that."""
+        self.router.refresh()
+
     def tend(self) -> None:
         """Write the tallies; load the policy again where it could not be loaded. Raises StoreError."""
         if self.broken:
@@ -215,7 +219,7 @@ class TaskLine:
 
     def _router(self) -> Router:
         try:
-            router = Router.load(self.home, rng=self._rng)
+            router = Router.load(self.home, rng=self._rng, reload_s=None)
         except (TracerError, OSError) as error:
             # The teacher answers meanwhile: a policy that cannot be loaded must not take the service down.
             log.warning("the policy of task %s cannot be loaded: %s", self.task.name, type(error).__name__)

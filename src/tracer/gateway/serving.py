@@ -22,6 +22,7 @@ from tracer.gateway.discovery import Discovery
 from tracer.gateway.headers import Auth
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.metrics import Metrics
+from tracer.gateway.pooling import Pool
 from tracer.gateway.retrying import Retries
 from tracer.gateway.settings import GatewayConfig, Upstream
 from tracer.gateway.tasks import Accepted, TaskSet
@@ -38,6 +39,8 @@ log = logging.getLogger("tracer.gateway")
 
 TEND_S = 30.0
 OFF = "OFF"
+_LOOK_S = 0.5
+_SHARE_S = 1.0
 _WATCHED = 1_000
 _RETIRE_S = 600.0
 _CONNECTIONS = 200
@@ -151,9 +154,10 @@ class Gateway:
         now: Callable[[], float] = time.time,
         rng: Rng | None = None,
         tend_s: float = TEND_S,
+        pool: Pool | None = None,
     ) -> None:
         self._first, self._reader, self._path, self._rng, self._tend_s = config, reader, path, rng, tend_s
-        self.clock, self.now = clock, now
+        self.clock, self.now, self._pool = clock, now, pool
         self.metrics, self.discovery = Metrics(), Discovery()
         self.admission = Admission(self.metrics.upstreams)
         self.telemetry: Telemetry | None = None
@@ -192,12 +196,15 @@ class Gateway:
         await asyncio.to_thread(self.open)
         if self._first.telemetry.enabled and self.telemetry is None:
             self.telemetry = await asyncio.to_thread(Telemetry.start, self._first.telemetry)
+        if self._pool is not None:
+            self.background(self._share(self._pool))
+        self.background(self._look())
         self.background(self._every())
         self.background(self._discover())
         if self._reader is not None:
             self._deaf = reloading.on_hangup(self.background, self.reload)
         if self._path is not None and self._first.reload:
-            self.background(reloading.watched(self._path, self.reload))
+            self.background(reloading.watched(self._path, self._reload))  # each worker watches it
         self.ready = True
 
     async def stop(self) -> None:
@@ -221,7 +228,12 @@ class Gateway:
             await asyncio.to_thread(self.telemetry.close)
 
     async def reload(self) -> None:
-        """Take up the config file as it is now; on an error the old state goes on. Raises TracerError."""
+        """Take up the config file as it is now, in all workers; on an error the old goes on. Raises TracerError."""
+        await self._reload()
+        if self._pool is not None:
+            await asyncio.to_thread(self._pool.announce)
+
+    async def _reload(self) -> None:
         async with self._reloading:
             old, self.outdated = self.serving, True
             config = await asyncio.to_thread(self._reader) if self._reader is not None else old.config
@@ -292,6 +304,33 @@ class Gateway:
                 found is not None and found.status == "alarm",
                 0 if found is None else len(found.warnings) + (found.status == "warn"),
             )
+
+    async def _look(self) -> None:
+        """Policies and settings are taken up beside the requests: loading takes longer than many of them."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for line in tuple(self.serving.lines.values()):
+                await asyncio.to_thread(line.look)
+
+    async def exposition(self) -> bytes:
+        """The metrics as Prometheus reads them, those of all workers."""
+        own = self._exposition()
+        return own if self._pool is None else await asyncio.to_thread(self._pool.merged, own)
+
+    def _exposition(self) -> bytes:
+        self.metrics.upstreams.states(self.serving.chains.breakers)
+        return self.metrics.exposition(self.serving.lines.values())
+
+    async def _share(self, pool: Pool) -> None:
+        """Tell the other workers one's numbers, and do what one of them was told to do."""
+        while True:
+            try:
+                await asyncio.to_thread(pool.publish, self._exposition())
+                if await asyncio.to_thread(pool.asked):
+                    await reloading.reload_logged(self._reload, "another worker was told to")
+            except (TracerError, OSError) as error:
+                log.warning("what the workers share cannot be used: %s", type(error).__name__)
+            await asyncio.sleep(_SHARE_S)
 
     async def _every(self) -> None:
         while True:
