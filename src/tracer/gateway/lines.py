@@ -17,6 +17,7 @@ from tracer.cost import Price, call_usd, price_of
 from tracer.errors import ConfigError, StoreError, TracerError
 from tracer.features.dense import checked
 from tracer.features.sources import embedder_from_name
+from tracer.flywheel.goals import Goals
 from tracer.flywheel.settings import Settings
 from tracer.gateway import patterns
 from tracer.gateway.settings import GatewayConfig, TaskConfig
@@ -36,6 +37,8 @@ log = logging.getLogger("tracer.gateway")
 _ANY: tuple[tuple[str | None, str | None], ...] = ((None, None),)
 _LIKES = _TEACHERS = 16
 _LIKE_BYTES = 64 * 1024
+_LAST_S = 5.0
+"""How long the last tallies may take."""
 _PATIENCE_S = 10.0
 """How long a store is waited for; the recorder tries again, and longer waits would hold up a stop."""
 _DECAY = 0.01
@@ -58,9 +61,10 @@ class TaskLine:
     def __init__(self, config: GatewayConfig, task: TaskConfig, *, rng: Rng | None = None) -> None:
         self.task, self.home = task, config.task_home(task.name)
         self._config, self._rng = config, rng
+        self.goals = goals_of(config, task)
         try:
             self.home.mkdir(parents=True, exist_ok=True)
-            prepare(self.home, task)
+            prepare(self.home, task, self.goals)
         except OSError as error:
             raise ConfigError(f"task {task.name}: {self.home} cannot be written ({error.strerror})") from error
         self.broken = False
@@ -90,6 +94,18 @@ class TaskLine:
         return self.router.policy
 
     @property
+    def version(self) -> str | None:
+        """The version of the policy in force, None for none."""
+        policy = self.router.policy
+        return (policy.version or None) if policy is not None else None
+
+    @property
+    def meets(self) -> bool:
+        """Whether the policy in force promises what the task asks for."""
+        policy = self.router.policy
+        return policy is None or self.goals.met(policy.certificate)
+
+    @property
     def embeds(self) -> bool:
         """Whether a decision computes embeddings, and so belongs off the event loop."""
         policy = self.router.policy
@@ -105,15 +121,22 @@ class TaskLine:
             self._accepted = policy, [(teacher, prompt) for teacher, prompt in known] or _ANY
         return self._accepted[1]
 
+    def masked(self, text: str) -> str:
+        """The text as the policy reads it and the store keeps it: without what ``redact`` masks. Both see the same, or
+        a certificate for masked texts would be held against others."""
+        return patterns.masked(text, self.task.redact) if self.task.redact else text
+
+    def allowed(self, label: str | None) -> bool:
+        """Whether a teacher's answer is one of the declared labels."""
+        return label is not None and (self.task.labels is None or label in self.task.labels)
+
     def record(self, trace: Callable[[str], Trace], text: str) -> None:
-        """Queue a trace of a text, as the task's ``capture`` and ``redact`` allow; never waits."""
+        """Queue a trace of a masked text, as the task's ``capture`` allows; never waits."""
         if self.task.capture == "off":
             return
         try:
             if self.task.capture == "hash":
                 text = f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
-            elif self.task.redact:
-                text = patterns.masked(text, self.task.redact)
             self.recorder(trace(text))
         except TracerError as error:
             log.warning("a trace of task %s could not be made: %s", self.task.name, type(error).__name__)
@@ -156,15 +179,26 @@ class TaskLine:
             self._write_tallies()
 
     def close(self, timeout_s: float = 10.0) -> bool:
-        """Write what waits, and let go of the store; False where time ran out."""
+        """Write what waits, and let go of the store; False where time ran out.
+
+        Traces first, then tallies; a store that is locked does not hold the process up for longer than this.
+        """
+        done = self.recorder.close(timeout_s)
+        last = threading.Thread(target=self._last, name="tracer-tallies", daemon=True)
+        last.start()
+        last.join(min(timeout_s, _LAST_S))
+        if last.is_alive():
+            log.warning("tallies of task %s are lost: the store takes none", self.task.name)
+            return False  # the thread lets go of the store, where it still comes to that
+        if self._store is not None:
+            self._store.close()
+        return done
+
+    def _last(self) -> None:
         try:
             self.tend()
         except TracerError as error:
             log.warning("tallies of task %s are lost: %s", self.task.name, type(error).__name__)
-        done = self.recorder.close(timeout_s)
-        if self._store is not None:
-            self._store.close()
-        return done
 
     def _write_tallies(self) -> None:
         while (tally := self._tally or self.router.take_tally()) is not None:
@@ -200,8 +234,15 @@ class TaskLine:
         self.store.append(kept, dense=dense, embedder=self._embedder.identity)
 
 
-def prepare(home: Path, task: TaskConfig) -> None:
-    """What a router needs of a home: a pointer, and serving settings. What is there is left as it is."""
+def goals_of(config: GatewayConfig, task: TaskConfig) -> Goals:
+    """What a task asks of its policies."""
+    name = task.name if config.database is not None else "default"
+    return Goals(task.target, task.delta, task.embedder, task.labels, name)
+
+
+def prepare(home: Path, task: TaskConfig, goals: Goals) -> None:
+    """What a home needs: a pointer, serving settings, and what is asked of its policies, which alone changes."""
+    goals.write(home)
     registry = PolicyRegistry(home)
     if not registry.pointer.exists():
         storage.write_atomic(registry.pointer, b"\n")  # the teacher answers until a policy is promoted

@@ -12,7 +12,7 @@ import json
 import logging
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -26,7 +26,7 @@ from tracer.gateway.calls import Call
 from tracer.gateway.codecs import CODECS, PATHS
 from tracer.gateway.codecs.base import Codec
 from tracer.gateway.codecs.sse import events_of
-from tracer.gateway.deciding import MODES, UNANSWERED, Verdict, decide
+from tracer.gateway.deciding import MODES, UNANSWERED, Verdict, decide, missing, with_field
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.reading import TooLargeError, discard, read_body
 from tracer.gateway.relaying import ClientGoneError, Tee, while_connected
@@ -35,7 +35,7 @@ from tracer.gateway.serving import Gateway, Serving
 from tracer.gateway.tasks import Match
 from tracer.gateway.telemetry import RequestSpan
 from tracer.gateway.upstream import Chain
-from tracer.types import FAILED, Usage
+from tracer.types import Usage
 
 log = logging.getLogger("tracer.gateway.requests")
 
@@ -45,6 +45,8 @@ _COPIED = 1 << 20
 _OF_PROXIES = frozenset({"CONNECT", "TRACE"})
 _STATUS = {"timeout": 504, "connect": 502, "cut": 502, "breaker_open": 503, "busy": 503, "status": 502}
 _ROUTE = "/v1/{path}"
+_FILTERED = (b"content_filter", b"content_policy")
+"""In errors of teachers that look at the text before they answer: what they refuse depends on the input."""
 
 
 @dataclass(slots=True)
@@ -66,13 +68,22 @@ class Exchange:
     call: Call | None = None
     match: Match | None = None
     line: TaskLine | None = None
+    version: str | None = None
     verdict: Verdict | None = None
+    answered_by: str = ""
+    asked: bool = True
+    filtered: bool = False
     decision: str = "passed"
     reason: str = "no_task"
     status: int = 0
     saved: Decimal | None = None
     overhead: float | None = None
     span: RequestSpan | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the client allows a trace of it."""
+        return self.headers.get(NO_STORE, "").lower() not in ("1", "true", "yes", "on")
 
     @property
     def task(self) -> str:
@@ -132,11 +143,16 @@ class Plane:
             await self._refuse(one, 403, "this key does not reach this task", None)
             return
         if one.call is not None and one.match is not None and one.line is not None:
-            verdict = await decide(one.line, one.match, one.call, one.headers.get(MODE, "auto"))
+            mode = one.headers.get(MODE, "auto")
+            verdict = await decide(one.line, one.match, one.call, mode, one.version, kept=one.kept)
             one.verdict, one.decision, one.reason = verdict, verdict.decision, verdict.reason
             if verdict.label is not None and await self._answered(one, verdict.label, "handled"):
                 return
-        await while_connected(self._upstream(one, self._chain(one, anthropic)), gone(one.receive))
+        work = self._upstream(one, self._chain(one, anthropic))
+        if one.verdict is not None and one.verdict.answer.origin == "audit":
+            await work  # to its end, though the client may leave: who is slow to be answered is no matter of chance
+        else:
+            await while_connected(work, gone(one.receive))
 
     async def _admitted(self, one: Exchange) -> bool:
         gate = one.serving.gate
@@ -159,11 +175,13 @@ class Plane:
         return True
 
     def _match(self, one: Exchange, call: Call) -> None:
-        lines = one.serving.lines
-        one.match = one.serving.tasks.match(call, one.headers, one.serving.accepted)
-        if one.match is not None:
-            one.line = lines[one.match.task.name]
-            one.reason = ""
+        # Before the prompt is held against what it accepts: a policy that comes into force meanwhile does not answer.
+        versions = {name: line.version for name, line in one.serving.lines.items()}
+        match = one.serving.tasks.match(call, one.headers, one.serving.accepted)
+        if match is not None:
+            one.line, one.version, one.reason = one.serving.lines[match.task.name], versions[match.task.name], ""
+            one.match = replace(match, text=one.line.masked(match.text)) if match.task.redact else match
+            one.call = with_field(call, match.task.label_field)
 
     def _chain(self, one: Exchange, anthropic: bool) -> Chain:
         if one.match is not None:
@@ -174,11 +192,13 @@ class Plane:
         """Answer with the surrogate's label; False where the request cannot carry it: then the teacher is asked."""
         call, line, match, verdict = one.call, one.line, one.match, one.verdict
         assert call is not None and line is not None and match is not None and verdict is not None  # noqa: PT018, S101
+        like = line.like(call.wire, match.prompt)
         given: dict[str, Any] = {
-            "id": one.id, "created": int(self._gateway.now()), "model": call.model,
-            "like": line.like(call.wire, match.prompt),
+            "id": one.id, "created": int(self._gateway.now()), "model": call.model, "like": like,
         }  # fmt: skip
         try:
+            if like is None and match.task.label_field is not None and not call.schema:
+                raise CodecError("what stands beside the label is not known before a first answer")
             if call.stream:
                 parts = one.codec.stream(call, label, **given)
             else:
@@ -217,9 +237,11 @@ class Plane:
                 try:
                     await self._relay(one, reply, tee)
                 finally:
-                    if reply.status < 300 and (copy := tee.so_far) is not None:
+                    if (copy := tee.so_far) is not None and reply.status < 300:
                         label, usage = self._read(one, reply, copy)
+                    one.filtered = reply.status == 400 and copy is not None and any(word in copy for word in _FILTERED)
         except UpstreamError as error:
+            one.asked = error.kind not in ("busy", "breaker_open")
             self._broke(one, error, counted=error.kind != "busy")
             if one.status == 0 and not await self._degraded(one):
                 more = {} if error.retry_after is None else {"retry-after": str(int(error.retry_after) + 1)}
@@ -252,6 +274,7 @@ class Plane:
             scope["method"], target, headers, one.body,
             readable=one.call is not None, withheld=one.caller.withheld,
         )  # fmt: skip
+        one.answered_by = reply.upstream
         if one.span is not None:
             one.span.answered(one.serving.config.upstream(reply.upstream), reply.status, reply.attempts)
         return reply
@@ -304,20 +327,27 @@ class Plane:
     def _keep(self, one: Exchange, label: str | None, usage: Usage | None) -> None:
         """Record what the teacher said."""
         call, line, match, verdict = one.call, one.line, one.match, one.verdict
-        if call is None or one.headers.get(NO_STORE, "").lower() in ("1", "true", "yes", "on"):
+        if call is None or not one.kept:
             return
         if one.status == 200 and (match is None or match.task.mode == "observe"):
             self._gateway.watch(call, label, usage)
         if match is None or line is None or verdict is None or verdict.decision == UNANSWERED:
             return
-        if not label:
-            self._gateway.metrics.unread.labels(match.task.name).inc()
-            if verdict.answer.origin != "audit":
-                return
-        elif usage is not None:
+        if label is not None and usage is not None:
             line.learn(match.teacher, usage)
+        if not line.allowed(label):
+            self._gateway.metrics.unread.labels(match.task.name).inc()
+            label = None
+        answer, primary = verdict.answer, match.task.upstream
+        if one.answered_by not in ("", primary):
+            # Another endpoint's word is no evidence of this teacher's; whether it was asked is no matter of the input.
+            answer = replace(answer, origin="fallback")
+        if label is None and one.asked:
+            label = missing(answer.origin, 200 if one.filtered else one.status)
+        if label is None:
+            return
         trace = partial(
-            verdict.answer.trace, label=label or FAILED, id=one.id, teacher=match.teacher, prompt=match.prompt,
+            answer.trace, label=label, id=one.id, teacher=match.teacher, prompt=match.prompt,
             usage=usage, time=datetime.fromtimestamp(self._gateway.now(), UTC),
         )  # fmt: skip
         line.record(trace, match.text)
