@@ -43,6 +43,7 @@ def application(gateway: Gateway) -> Starlette:
         *(Route(path, plane) for path in _DATA),
         Route("/v1/classify", native.classify, methods=["POST"]),
         Route("/v1/classify/batch", native.batch, methods=["POST"]),
+        Route("/v1/classify/label", native.label, methods=["POST"]),
         Route("/v1/models", native.models, methods=["GET"]),
         Route("/v1/{rest:path}", plane),
         *Health(gateway).routes(),

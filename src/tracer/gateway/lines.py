@@ -16,6 +16,7 @@ from tracer.cost import Price, call_usd, price_of
 from tracer.errors import TracerError
 from tracer.flywheel.settings import Settings
 from tracer.gateway import patterns
+from tracer.gateway.opened import OpenCalls
 from tracer.gateway.settings import GatewayConfig, TaskConfig
 from tracer.policies.policy import Policy
 from tracer.policies.registry import PolicyRegistry
@@ -24,7 +25,7 @@ from tracer.serving.coins import Rng
 from tracer.serving.recorder import BatchRecorder
 from tracer.serving.router import Router
 from tracer.traces.store import COPY, TraceStore
-from tracer.types import Trace, Usage
+from tracer.types import FAILED, Trace, Usage
 
 log = logging.getLogger("tracer.gateway")
 
@@ -57,6 +58,7 @@ class TaskLine:
         self.router = self._router()
         self.store = _store(config, task, self.home)
         self.recorder = BatchRecorder(self._write, max_queue=config.limits.queue)
+        self.calls = OpenCalls(self.home, task.label_wait_s)
         self._costs: OrderedDict[str, _Cost] = OrderedDict()
         self._likes: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
@@ -78,16 +80,30 @@ class TaskLine:
 
     def record(self, trace: Callable[[str], Trace], text: str) -> None:
         """Queue a trace of a text, as the task's ``capture`` and ``redact`` allow; never waits."""
-        if self.task.capture == "off":
+        kept = self.kept(text)
+        if kept is None:
             return
         try:
-            if self.task.capture == "hash":
-                text = f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
-            elif self.task.redact:
-                text = patterns.masked(text, self.task.redact)
-            self.recorder(trace(text))
+            self.recorder(trace(kept))
         except TracerError as error:
             log.warning("a trace of task %s could not be made: %s", self.task.name, type(error).__name__)
+
+    def kept(self, text: str) -> str | None:
+        """A text as it may be stored; None where the task keeps nothing, or it cannot be redacted."""
+        if self.task.capture == "off":
+            return None
+        if self.task.capture == "hash":
+            return f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
+        try:
+            return patterns.masked(text, self.task.redact) if self.task.redact else text
+        except TracerError as error:
+            log.warning("a text of task %s could not be redacted: %s", self.task.name, type(error).__name__)
+            return None
+
+    def settle(self, now: float) -> None:
+        """Record calls of which the label is overdue as failed, where one was promised. Raises StoreError."""
+        for call in self.calls.expired(now):
+            self.recorder(call.trace(FAILED, teacher=self.task.teacher))
 
     def learn(self, teacher: str, usage: Usage) -> None:
         """Take a call of the teacher into the mean of its tokens."""
@@ -134,6 +150,7 @@ class TaskLine:
         except TracerError as error:
             log.warning("tallies of task %s are lost: %s", self.task.name, type(error).__name__)
         done = self.recorder.close(timeout_s)
+        self.calls.close()
         self.store.close()
         return done
 

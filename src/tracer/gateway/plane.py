@@ -31,6 +31,7 @@ from tracer.gateway.relaying import ClientGoneError, Tee, while_connected
 from tracer.gateway.replies import Reply
 from tracer.gateway.serving import Gateway, Serving
 from tracer.gateway.tasks import Match
+from tracer.gateway.translating import STATUS
 from tracer.gateway.upstream import Chain
 from tracer.types import FAILED, Usage
 
@@ -39,7 +40,6 @@ log = logging.getLogger("tracer.gateway.requests")
 MODE = "x-tracer-mode"
 NO_STORE = "x-tracer-no-store"
 _COPIED = 1 << 20
-_STATUS = {"timeout": 504, "connect": 502, "cut": 502, "breaker_open": 503, "status": 502}
 
 
 class TooLargeError(Exception):
@@ -212,7 +212,7 @@ class Plane:
         except UpstreamError as error:
             if one.status == 0 and not await self._degraded(one):
                 more = {} if error.retry_after is None else {"retry-after": str(int(error.retry_after) + 1)}
-                await self._refuse(one, _STATUS[error.kind], f"upstream {error.upstream!r} did not answer", more)
+                await self._refuse(one, STATUS[error.kind], f"upstream {error.upstream!r} did not answer", more)
         except ValueError:
             if one.status:
                 raise
@@ -237,7 +237,7 @@ class Plane:
         except UpstreamError as error:
             # The head is out: a stream can still say what happened; else the connection ends early, as it did there.
             if (reply.header("content-type") or "").startswith("text/event-stream"):
-                event = one.codec.error_event(_STATUS[error.kind], f"upstream {error.upstream!r}: the answer broke off")
+                event = one.codec.error_event(STATUS[error.kind], f"upstream {error.upstream!r}: the answer broke off")
                 await one.send({"type": "http.response.body", "body": b"\n\n" + event, "more_body": False})
                 return
             raise

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tracer.errors import CodecError
+from tracer.errors import CodecError, UpstreamFault
 from tracer.gateway.calls import Call, Scalar, Wire
 from tracer.gateway.codecs import CODECS, PATHS
 from tracer.gateway.codecs.bodies import canonical, dumps
@@ -26,6 +26,8 @@ _CHOICES: tuple[Wire, ...] = ("decisions", "systemone")
 _PATH = {codec.wire: path for path, codec in PATHS.items()}
 _VERSION = (b"anthropic-version", b"2023-06-01")
 _MOST = 1 << 20
+STATUS: Mapping[UpstreamFault, int] = {"timeout": 504, "connect": 502, "cut": 502, "breaker_open": 503, "status": 502}
+"""What a client is told of an upstream that gave no answer."""
 
 
 @dataclass(frozen=True, slots=True)

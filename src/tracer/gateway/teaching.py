@@ -1,0 +1,121 @@
+"""Native calls of a task with a ``fallback``: the gateway asks the teacher as a client would, and keeps the label."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+
+from tracer.errors import CodecError, UpstreamError
+from tracer.gateway.calls import Call
+from tracer.gateway.composing import asked
+from tracer.gateway.deciding import Verdict
+from tracer.gateway.headers import CREDENTIALS
+from tracer.gateway.lines import TaskLine
+from tracer.gateway.serving import Gateway, Serving
+from tracer.gateway.settings import Asking
+from tracer.gateway.tasks import Match, matched
+from tracer.gateway.translating import STATUS, Said, Translation, ask, native
+from tracer.types import FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A text as the teacher is asked for it: the chat completion that says so, and its match."""
+
+    body: bytes = field(repr=False)
+    call: Call = field(repr=False)
+    match: Match = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """The teacher's label; or None, with the status and the words of an error."""
+
+    label: str | None
+    status: int = 200
+    problem: str = ""
+
+
+def prepared(line: TaskLine, asking: Asking, texts: Sequence[str]) -> list[Prepared]:
+    """The calls of these texts. Raises CodecError for a text that the task's input does not find in its own call."""
+    accepted = line.accepted(line.policy)
+    out = []
+    for text in texts:
+        body, call = asked(line.task, asking, text)
+        match = matched(line.task, call, accepted)
+        if match is None:
+            raise CodecError("the task's input finds no text in this one")
+        out.append(Prepared(body, call, match))
+    return out
+
+
+class Teaching:
+    """The teacher of one task for one request: ``headers`` are the client's, ``withheld`` those that stay here."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        serving: Serving,
+        line: TaskLine,
+        asking: Asking,
+        headers: Iterable[tuple[bytes, bytes]],
+        *,
+        withheld: tuple[bytes, ...],
+        store: bool,
+    ) -> None:
+        task = line.task
+        self._gateway, self._line, self._store, self._withheld = gateway, line, store, withheld
+        self._upstream = serving.config.upstream(asking.upstream or task.upstream)
+        self._chain = serving.chains.of(self._upstream.name, task.teacher)
+        # Of a native call's headers the credentials alone concern the upstream.
+        self._headers = [(name, value) for name, value in headers if name.lower() in CREDENTIALS]
+        self._free = asyncio.Semaphore(asking.at_once)
+
+    async def many(self, calls: Sequence[tuple[str, Prepared, Verdict]]) -> list[Taught]:
+        """The labels of calls, each with its id, asked for side by side."""
+        return list(await asyncio.gather(*(self._one(*call) for call in calls)))
+
+    async def _one(self, id: str, one: Prepared, verdict: Verdict) -> Taught:  # noqa: A002
+        said: Said | None = None
+        try:
+            async with self._free:
+                said = await ask(self._chain, self._asked(one), self._headers, withheld=self._withheld)
+            if said.status >= 300:
+                return Taught(
+                    None, self._status(said.status), f"the teacher's upstream says: {said.message or said.status}"
+                )
+            return Taught(said.label) if said.label else Taught(None, 502, "the teacher's answer has no label")
+        except UpstreamError as error:
+            return Taught(None, STATUS[error.kind], f"upstream {error.upstream!r} did not answer")
+        except ValueError as error:
+            problem = str(error) if isinstance(error, CodecError) else "a header is malformed"
+            return Taught(None, 400, f"the teacher cannot be asked: {problem}")
+        finally:
+            if self._store:
+                self._keep(id, one.match, verdict, said)
+
+    def _status(self, status: int) -> int:
+        """That of an upstream's error; where the gateway's own key or request is at fault, the caller's is not."""
+        return status if status in (408, 429) or status >= 500 or self._upstream.api_key is None else 502
+
+    def _asked(self, one: Prepared) -> Translation:
+        return native(one.body, one.call, self._line.task, self._upstream, one.match.teacher)
+
+    def _keep(self, id: str, match: Match, verdict: Verdict, said: Said | None) -> None:  # noqa: A002
+        """Record what was said; of an audit also that nothing was."""
+        label = said.label if said is not None else None
+        if not label:
+            self._gateway.metrics.unread.labels(match.task.name).inc()
+            if verdict.answer.origin != "audit":
+                return
+        usage = said.usage if said is not None else None
+        if label and usage is not None:
+            self._line.learn(match.teacher, usage)
+        trace = partial(
+            verdict.answer.trace, label=label or FAILED, id=id, teacher=match.teacher, prompt=match.prompt, usage=usage,
+            time=datetime.fromtimestamp(self._gateway.now(), UTC), metadata=said.facts if said is not None else None,
+        )  # fmt: skip
+        self._line.record(trace, match.text)
