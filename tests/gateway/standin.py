@@ -189,7 +189,7 @@ class Standin:
 
     async def _label(self, writer: asyncio.StreamWriter, path: str, body: bytes, fault: Fault | None) -> bool:
         kind = None if fault is None else fault.kind
-        known = path.endswith(("/chat/completions", "/responses", "/messages"))
+        known = path.endswith(("/chat/completions", "/responses", "/messages", "/decisions", "/systemone"))
         try:
             asked = json.loads(body or b"{}")
         except ValueError:

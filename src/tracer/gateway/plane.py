@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -24,6 +24,7 @@ from tracer.gateway.auth import Caller
 from tracer.gateway.calls import Call
 from tracer.gateway.codecs import CODECS, PATHS
 from tracer.gateway.codecs.base import Codec
+from tracer.gateway.codecs.choices import ChoiceCodec
 from tracer.gateway.codecs.sse import events_of
 from tracer.gateway.deciding import MODES, UNANSWERED, Verdict, decide
 from tracer.gateway.lines import TaskLine
@@ -31,7 +32,7 @@ from tracer.gateway.relaying import ClientGoneError, Tee, while_connected
 from tracer.gateway.replies import Reply
 from tracer.gateway.serving import Gateway, Serving
 from tracer.gateway.tasks import Match
-from tracer.gateway.translating import STATUS
+from tracer.gateway.translating import STATUS, Said, Translation, interpreted, translation
 from tracer.gateway.upstream import Chain
 from tracer.types import FAILED, Usage
 
@@ -68,6 +69,8 @@ class Exchange:
     decision: str = "passed"
     reason: str = "no_task"
     status: int = 0
+    translation: Translation | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
     saved: Decimal | None = None
     overhead: float | None = None
 
@@ -119,6 +122,8 @@ class Plane:
             await self._refuse(one, 403, "this key does not reach this task", None)
             return
         if one.call is not None and one.match is not None and one.line is not None:
+            if not await self._translatable(one, one.call, one.match):
+                return
             verdict = await decide(one.line, one.match, one.call, one.headers.get(MODE, "auto"))
             one.verdict, one.decision, one.reason = verdict, verdict.decision, verdict.reason
             if verdict.label is not None and await self._answered(one, verdict.label, "handled"):
@@ -148,6 +153,18 @@ class Plane:
             one.line = lines[one.match.task.name]
             one.reason = ""
 
+    async def _translatable(self, one: Exchange, call: Call, match: Match) -> bool:
+        """Whether the task's upstream can be asked; what it needs is made ready."""
+        upstream = one.serving.config.upstream(match.task.upstream)
+        try:
+            one.translation = translation(call, match.task, upstream, match.teacher)
+        except CodecError as error:
+            problem = f"upstream {upstream.name!r} speaks another format, into which this cannot be translated: {error}"
+            one.reason = "untranslatable"
+            await self._refuse(one, 400, problem)
+            return False
+        return True
+
     def _chain(self, one: Exchange, anthropic: bool) -> Chain:
         if one.match is not None:
             return one.serving.chains.of(one.match.task.upstream, one.match.task.teacher)
@@ -172,18 +189,25 @@ class Plane:
                 one.verdict = verdict.unwritten()
                 one.decision, one.reason = one.verdict.decision, one.verdict.reason
             return False
-        one.decision, one.status = decision, 200
+        one.decision = decision
         one.saved = line.saved_usd(match.teacher) if decision == "handled" else None
         one.overhead = self._gateway.clock() - one.begun
+        await self._write(one, call, parts)
+        return True
+
+    async def _write(
+        self, one: Exchange, call: Call, parts: list[bytes], more: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """An answer that was made here."""
+        one.status = 200
         content = b"text/event-stream; charset=utf-8" if call.stream else b"application/json"
-        head = [(b"content-type", content), *self._told(one)]
+        head = [(b"content-type", content), *more, *self._told(one)]
         if call.stream:
             head.append((b"cache-control", b"no-cache"))
         else:
             head.append((b"content-length", str(len(parts[0])).encode()))
         await one.send({"type": "http.response.start", "status": 200, "headers": head})
         await one.send({"type": "http.response.body", "body": b"".join(parts)})
-        return True
 
     async def _upstream(self, one: Exchange, chain: Chain) -> None:
         """Ask the upstream and hand its answer on. An audit whose label does not come back is recorded as failed."""
@@ -192,6 +216,10 @@ class Plane:
         one.overhead = self._gateway.clock() - one.begun
         readable = one.call is not None
         try:
+            if one.translation is not None and one.call is not None:
+                said = await self._translated(one, one.call, one.translation, chain)
+                label, usage = said.label, said.usage
+                return
             scope = one.scope
             target = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
             if scope["query_string"]:
@@ -219,6 +247,18 @@ class Plane:
             await self._refuse(one, 400, "the request cannot be sent on: its target or a header is malformed")
         finally:
             self._keep(one, label, usage)
+
+    async def _translated(self, one: Exchange, call: Call, asked: Translation, chain: Chain) -> Said:
+        """Ask in the upstream's format, and answer in the client's."""
+        given: dict[str, Any] = {"id": one.id, "created": int(self._gateway.now())}
+        said, parts = await interpreted(chain, call, asked, one.scope["headers"], one.caller.withheld, **given)
+        if parts:
+            one.facts = said.facts
+            await self._write(one, call, parts, said.headers)
+        elif said.status < 500 or not await self._degraded(one):
+            wait = {key.decode(): value.decode("latin-1") for key, value in said.headers if key == b"retry-after"}
+            await self._refuse(one, said.status, said.message, wait)
+        return said
 
     async def _degraded(self, one: Exchange) -> bool:
         """Answer with the surrogate's best label where the task says so, and the policy is in service."""
@@ -252,6 +292,8 @@ class Plane:
                 events = events_of(copy)
                 return codec.label_of_stream(call, events), codec.usage_of_stream(events)
             label, usage = codec.label(call, copy), codec.usage(copy)
+            if isinstance(codec, ChoiceCodec):
+                one.facts = codec.facts(call, copy)
             if one.line is not None and one.match is not None and codec.reproduces(call, copy, copy):
                 one.line.keep_like(call.wire, one.match.prompt, copy)
             return label, usage
@@ -275,7 +317,7 @@ class Plane:
             line.learn(match.teacher, usage)
         trace = partial(
             verdict.answer.trace, label=label or FAILED, id=one.id, teacher=match.teacher, prompt=match.prompt,
-            usage=usage, time=datetime.fromtimestamp(self._gateway.now(), UTC),
+            usage=usage, time=datetime.fromtimestamp(self._gateway.now(), UTC), metadata=one.facts,
         )  # fmt: skip
         line.record(trace, match.text)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tracer.errors import CodecError, UpstreamFault
@@ -106,14 +106,31 @@ async def ask(
 _OF_THE_BODY = (b"content-type", b"content-length", b"content-encoding")
 
 
-def answered(call: Call, said: Said, *, id: str, created: int) -> list[bytes]:  # noqa: A002
-    """The answer in the client's format. Raises CodecError where the request cannot carry this label."""
-    codec, label = CODECS[call.wire], said.label or ""
+async def interpreted(
+    chain: Chain,
+    call: Call,
+    asked: Translation,
+    headers: Iterable[tuple[bytes, bytes]],
+    withheld: tuple[bytes, ...],
+    *,
+    id: str,  # noqa: A002
+    created: int,
+) -> tuple[Said, list[bytes]]:
+    """Ask, and the parts of an answer in the client's format; none where there is an error to tell. Raises as `ask`."""
+    said = await ask(chain, asked, headers, withheld=withheld)
+    if said.status >= 300:
+        return replace(said, message=said.message or f"the upstream answered with status {said.status}"), []
+    if said.label is None:
+        return replace(said, status=502, message="the upstream's answer has no label"), []
+    codec = CODECS[call.wire]
     given: dict[str, Any] = {"id": id, "created": created, "model": call.model, "usage": said.usage}
-    if call.stream:
-        return codec.stream(call, label, **given)
-    body = codec.answer(call, label, **given)
-    return [codec.with_facts(call, body, said.facts) if isinstance(codec, ChoiceCodec) else body]
+    try:
+        if call.stream:
+            return said, codec.stream(call, said.label, **given)
+        body = codec.answer(call, said.label, **given)
+    except CodecError as error:
+        return replace(said, status=400, message=f"the label cannot be written into an answer: {error}"), []
+    return said, [codec.with_facts(call, body, said.facts) if isinstance(codec, ChoiceCodec) else body]
 
 
 def _message(body: bytes) -> str:
