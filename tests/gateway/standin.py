@@ -199,7 +199,11 @@ class Standin:
             await _whole(writer, status, json.dumps(shapes.error(path, status)).encode())
             return True
         label = self._labels.get(self._text_of(path, asked), self._default)
-        whole = shapes.answer(path, asked, label, len(self.asked))
+        try:
+            whole = shapes.answer(path, asked, label, len(self.asked))
+        except (LookupError, TypeError, AttributeError):
+            await _whole(writer, 400, json.dumps(shapes.error(path, 400)).encode())
+            return True
         if asked.get("stream") is True:
             pause = fault.seconds if fault is not None and kind == "slow_chunks" else 0.0
             await _streamed(writer, shapes.events(path, asked, whole), pause, kind == "cut")

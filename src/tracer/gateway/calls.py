@@ -47,6 +47,7 @@ class Call:
 
     ``options`` are the labels that the request itself allows, None where it leaves them free. ``schema`` is canonical
     JSON of all that shapes the answer besides words (response format, tools, questions): part of the fingerprint.
+    ``stored`` says that the upstream would keep the answer for later calls to refer to, as it does unless told not to.
     ``stop`` and ``max_tokens`` (0 is none at all) limit the text of an answer; ``echo`` holds what it repeats.
     """
 
@@ -63,4 +64,5 @@ class Call:
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
     include_usage: bool = False
+    stored: bool = False
     echo: Mapping[str, Any] = field(default_factory=dict)

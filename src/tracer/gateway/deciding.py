@@ -49,6 +49,9 @@ async def decide(line: TaskLine, match: Match, call: Call, mode: str) -> Verdict
         return Verdict(UNANSWERED, "unanswerable", _teacher("requested", "requested"))
     if line.task.mode == "observe":
         return _left("observe", _teacher("no_policy", "bootstrap" if mode == "auto" else "requested"))
+    if call.stored and not line.task.stateless:
+        # A later call may refer to this answer, which no upstream would know: none of these calls is ever handled.
+        return _left("stored", _teacher("requested", "requested"))
     if mode == "llm":
         return _left("requested", line.router.route(match.text, ask_teacher=True))
     if line.policy is not None and not match.known_prompt:

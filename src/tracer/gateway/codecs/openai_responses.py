@@ -103,6 +103,7 @@ class OpenAIResponses(Codec):
             metadata=metadata_of(request),
             max_tokens=count(request, "max_output_tokens"),
             include_usage=True,
+            stored=request.get("store") is None,
             echo={key: request[key] for key in _ECHOED if request.get(key) is not None},
         )
 
