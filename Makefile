@@ -6,12 +6,18 @@ STAMP := $(VENV)/.installed
 ENCODER_STAMP := $(ENCODER_VENV)/.installed
 BROWSER_VENV := .venv-browser
 BROWSER_STAMP := $(BROWSER_VENV)/.installed
+CLIENTS_VENV := .venv-clients
+CLIENTS_STAMP := $(CLIENTS_VENV)/.installed
 PEER_VENV := .venv-peer
 PEER_STAMP := $(PEER_VENV)/.installed
+LITELLM_VENV := .venv-litellm
+LITELLM_STAMP := $(LITELLM_VENV)/.installed
 BENCHMARKS := protocol refusals guarantee resplits hard_tasks core growth ablations artefacts flywheel_loop \
-  flywheel_drift speed_fit speed_growth speed_serving speed_encoder flywheel_update
+  flywheel_drift speed_fit speed_growth speed_serving speed_encoder flywheel_update \
+  gateway_load gateway_memory
 
-.PHONY: help demo test test-slow test-encoder test-browser lint types format bench bench-quick peer clean
+.PHONY: help demo test test-slow test-encoder test-browser test-clients lint types format bench bench-quick peer \
+  litellm clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,6 +42,12 @@ $(BROWSER_STAMP): pyproject.toml
 	$(BROWSER_VENV)/bin/python -m pip install --quiet --editable . --group dev --group browser
 	@touch $@
 
+$(CLIENTS_STAMP): pyproject.toml
+	$(PYTHON) -m venv $(CLIENTS_VENV)
+	$(CLIENTS_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(CLIENTS_VENV)/bin/python -m pip install --quiet --editable . --group dev --group clients
+	@touch $@
+
 demo: $(STAMP)  ## Fit, certify and route real LLM-labelled messages
 	$(BIN)/tracer demo
 
@@ -52,6 +64,9 @@ test-encoder: $(ENCODER_STAMP)  ## Tests with a real sentence encoder (installs 
 test-browser: $(BROWSER_STAMP)  ## Tests that open reports in Chromium (apt-get install chromium)
 	$(BROWSER_VENV)/bin/python -m pytest -m browser
 
+test-clients: $(CLIENTS_STAMP)  ## Tests with LiteLLM, LangChain, JavaScript (node 20, npm) and checkers of deploy/
+	$(CLIENTS_VENV)/bin/python -m pytest -m clients
+
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,10 +78,11 @@ format: $(STAMP)  ## Rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(ENCODER_STAMP) peer  ## All benchmarks on public data: DATA=folder; hours, resumable; writes docs/benchmarks.md
+bench: $(ENCODER_STAMP) peer litellm  ## All benchmarks on public data: DATA=folder; hours, resumable; writes docs/benchmarks.md
 	@test -n "$(DATA)" || { echo "say where the data sets are: make $@ DATA=folder"; exit 2; }
 	@for name in $(BENCHMARKS); do echo "benchmarks.$$name"; \
 	  TRACER_BENCH_PEER=$$( [ -f $(PEER_STAMP) ] && echo $(PEER_VENV)/bin/python ) \
+	  TRACER_BENCH_LITELLM=$$( [ -f $(LITELLM_STAMP) ] && echo $(LITELLM_VENV)/bin/python ) \
 	  $(ENCODER_VENV)/bin/python -m benchmarks.$$name --data $(DATA) || exit 1; done
 	$(ENCODER_VENV)/bin/python -m benchmarks.tables
 
@@ -81,5 +97,11 @@ peer:  # An environment with tracer-llm; where it cannot be installed, it is not
 	  $(PEER_VENV)/bin/python -m pip install --quiet tracer-llm==0.3.3 && touch $(PEER_STAMP); } || \
 	  echo "tracer-llm cannot be installed here: it is not measured"
 
+litellm:  # An environment with LiteLLM's proxy, likewise. 1.82.7 and 1.82.8 stole credentials: never those
+	@[ -f $(LITELLM_STAMP) ] || { $(PYTHON) -m venv $(LITELLM_VENV) && \
+	  $(LITELLM_VENV)/bin/python -m pip install --quiet 'litellm[proxy]==1.108.7' && touch $(LITELLM_STAMP); } || \
+	  echo "LiteLLM's proxy cannot be installed here: it is not measured"
+
 clean:  ## Remove environments and caches
-	rm -rf $(VENV) $(ENCODER_VENV) $(BROWSER_VENV) $(PEER_VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ENCODER_VENV) $(BROWSER_VENV) $(CLIENTS_VENV) $(PEER_VENV) $(LITELLM_VENV) \
+	  .pytest_cache .mypy_cache .ruff_cache

@@ -20,9 +20,11 @@ from benchmarks import (
     flywheel_drift,
     flywheel_loop,
     flywheel_update,
+    gateway_memory,
     growth,
     guarantee,
     hard_tasks,
+    load_tables,
     protocol,
     refusals,
     regimes,
@@ -80,6 +82,8 @@ _SECTIONS: tuple[tuple[str, Callable[[Result], str]], ...] = (
     ("speed_growth", speed_growth.render),
     ("speed_serving", speed_serving.render),
     ("speed_encoder", speed_encoder.render),
+    ("gateway_load", load_tables.render),
+    ("gateway_memory", gateway_memory.render),
 )
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-UpstreamFault = Literal["timeout", "connect", "breaker_open", "status", "cut"]
+UpstreamFault = Literal["timeout", "connect", "breaker_open", "busy", "status", "cut"]
 
 
 class TracerError(Exception):
@@ -93,6 +93,7 @@ class UpstreamError(RouteError):
     """An upstream that cannot be asked, or did not answer to the end. The message holds no content and no key.
 
     ``kind``: ``connect``, no request was sent; ``breaker_open``, likewise, for the upstream failed of late;
+    ``busy``, likewise, for as many as may ask it do;
     ``timeout``, it took too long; ``cut``, the connection ended within the answer or before it; ``status``, it
     answered with the error ``status``. ``retry_after``: seconds after which to ask again, where that is known.
     """

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal, TypeVar, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -313,6 +313,16 @@ Reason = Literal[
 ]
 
 
+class Decided(NamedTuple):
+    """What a policy says of one input: a row of `Decisions`."""
+
+    label: str
+    score: float
+    handled: bool
+    reason: Reason
+    stage: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Decisions:
     """What a policy says of n inputs: surrogate labels, acceptor scores, handled or deferred, and why.
@@ -325,6 +335,17 @@ class Decisions:
     handled: Bool
     reasons: tuple[Reason, ...]
     stage: NDArray[np.int8]
+
+    @classmethod
+    def of(cls, rows: Sequence[Decided]) -> Decisions:
+        """From n rows."""
+        labels, scores, handled, reasons, stage = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+        return cls(labels, np.array(scores), np.array(handled, dtype=bool), reasons, np.array(stage, dtype=np.int8))
+
+    def rows(self) -> list[Decided]:
+        """The same one by one, in Python's own numbers."""
+        columns = (self.scores.tolist(), self.handled.tolist(), self.reasons, self.stage.tolist())
+        return list(map(Decided, self.labels, *columns))
 
     def __len__(self) -> int:
         return len(self.labels)

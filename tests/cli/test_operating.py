@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -185,3 +187,14 @@ def test_another_teacher_starts_a_line_and_may_be_accepted(here: Path, messages:
     known = document("status", "--home", here)
     assert sorted(map(tuple, known["fingerprints"])) == [("mine", None), ("other", None)]
     assert known["policy"] is not None
+
+
+def test_the_loop_ends_on_sigterm(here: Path) -> None:
+    """As in a container or a service; a signal that is not handled would give -15."""
+    command = [sys.executable, "-m", "tracer.cli", "flywheel", "run", "--wait", "--home", str(here / "none")]
+    loop = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert loop.stderr is not None
+    assert "waiting" in loop.stderr.readline()
+    loop.terminate()
+    assert loop.wait(20) == 0
+    loop.stderr.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -136,3 +137,22 @@ def test_the_webhook_is_told(
 def test_a_folder_without_a_fit(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing was fitted here yet"):
         run(tmp_path, once=True)
+    with pytest.raises(ConfigError, match="nothing was fitted here yet"):
+        run(tmp_path, once=True, wait=True)
+
+
+def test_a_loop_that_waits_begins_with_the_first_fit(home: Path, tmp_path: Path) -> None:
+    folder, slept = tmp_path / "later", []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            assert not (folder / METRICS).exists(), "nothing was looked at yet"
+            shutil.copytree(home, folder)
+        elif len(slept) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, wait=True, every_s=7.0, sleep=sleep)
+    assert slept == [7.0, 7.0, 7.0]
+    assert (folder / METRICS).exists()

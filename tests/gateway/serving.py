@@ -86,10 +86,17 @@ def place(fitted: Path, home: Path, serving: ServingSettings | None = None) -> P
 
 
 @contextmanager
-def serve(config: str, home: Path, *, reader: Callable[[], str] | None = None, **given: Any) -> Iterator[Served]:
-    """Run a gateway on a free port until the block ends; then it has drained."""
-    read = None if reader is None else lambda: parse(reader(), {})
-    gateway = Gateway(parse(config, {}), reader=read, **given)
+def serve(
+    config: str,
+    home: Path,
+    *,
+    reader: Callable[[], str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    **given: Any,
+) -> Iterator[Served]:
+    """Run a gateway on a free port until the block ends; then it has drained. ``environ`` holds its secrets."""
+    read = None if reader is None else lambda: parse(reader(), environ or {})
+    gateway = Gateway(parse(config, environ or {}), reader=read, **given)
     running = server(gateway, "127.0.0.1", 0)
     thread = threading.Thread(target=lambda: asyncio.run(running.serve()), daemon=True)
     thread.start()

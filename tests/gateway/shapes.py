@@ -48,7 +48,11 @@ def tool_of(asked: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
 
 def filled(schema: Mapping[str, Any], label: str) -> dict[str, Any]:
     """An object of a schema: the label in the enum that has it (or the first string), something in the others."""
-    properties: Mapping[str, Any] = schema.get("properties", {})
+    named: Mapping[str, Any] = schema.get("$defs", {})
+    properties: Mapping[str, Any] = {
+        key: named.get(str(one.get("$ref", "")).rpartition("/")[2], one)
+        for key, one in schema.get("properties", {}).items()
+    }
     home = [key for key, one in properties.items() if label in one.get("enum", ())]
     home = home or [key for key, one in properties.items() if one.get("type") == "string"][:1]
     return {key: label if key in home[:1] else _something(one) for key, one in properties.items()}

@@ -140,6 +140,9 @@ class Standin:
                 await _whole(writer, 200, b"{}")
                 continue
             self.asked.append(Asked(method, path, headers, body, number))
+            if method == "HEAD":
+                await _whole(writer, 404, b"")
+                continue
             fault = self._faults.popleft() if self._faults else _by_header(headers.get("x-standin"))
             work = asyncio.ensure_future(self._answer(writer, path, body, fault))
             left = asyncio.ensure_future(reader.read(1))  # no client pipelines: a byte or an end means it left
@@ -192,16 +195,16 @@ class Standin:
         known = path.endswith(("/chat/completions", "/responses", "/messages", "/decisions", "/systemone"))
         try:
             asked = json.loads(body or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             asked = None
         if not known or not isinstance(asked, dict):
             status = 400 if known else 404
             await _whole(writer, status, json.dumps(shapes.error(path, status)).encode())
             return True
-        label = self._labels.get(self._text_of(path, asked), self._default)
         try:
+            label = self._labels.get(self._text_of(path, asked), self._default)
             whole = shapes.answer(path, asked, label, len(self.asked))
-        except (LookupError, TypeError, AttributeError):
+        except (AttributeError, LookupError, TypeError):  # what no API would take
             await _whole(writer, 400, json.dumps(shapes.error(path, 400)).encode())
             return True
         if asked.get("stream") is True:

@@ -90,7 +90,7 @@ def test_the_defaults_are_safe() -> None:
         ("- a", "tracer.yaml:1:  = [...]: must be a mapping"),
         (UP + "tasks:\n  desk:\n    traget: 0.9", "tracer.yaml:4: tasks.desk.traget = 0.9: is no setting of a task; did you mean 'target'?"),
         (UP + "lisen: {port: 1}", "tracer.yaml:2: lisen = {...}: is no setting of the gateway; did you mean 'listen'?"),
-        (UP + "limits: {zzz: 3}", "tracer.yaml:2: limits.zzz = 3: is no setting of limits; there are body_bytes, requests_per_s, queue"),
+        (UP + "limits: {zzz: 3}", "tracer.yaml:2: limits.zzz = 3: is no setting of limits; there are body_bytes, queue, concurrency, upstream_concurrency, upstream_waiting, requests_per_s, upstream_wait_s"),
         (UP + "listen: {port: 99999}", "tracer.yaml:2: listen.port = 99999: must be a whole number between 0 and 65535"),
         (UP + "listen: {port: 1.5}", "tracer.yaml:2: listen.port = 1.5: must be a whole number between 0 and 65535"),
         (UP + "listen: {port: .nan}", "tracer.yaml:2: listen.port = .nan: must be a number"),

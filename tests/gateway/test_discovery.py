@@ -32,7 +32,7 @@ def pairs(n: int, seed: int = 0) -> list[tuple[str, str]]:
 
 def matched(proposal: Proposal, text: str, **more: str) -> str | None:
     tasks = TaskSet(parse(UP + "tasks:\n" + _indented(proposal), {}).tasks)
-    found = tasks.match(call(text, **more), {}, {})  # type: ignore[arg-type]
+    found = tasks.match(call(text, **more), {}, lambda _: ())  # type: ignore[arg-type]
     return None if found is None else found.text
 
 

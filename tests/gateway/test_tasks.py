@@ -37,12 +37,16 @@ def task(name: str, **settings: Any) -> TaskConfig:
     return TaskConfig(name, "openai", **settings)
 
 
+def nothing(_: str) -> tuple[()]:
+    return ()
+
+
 def test_alias_then_header_then_fingerprint() -> None:
     asked = call(model="alias")
     tasks = TaskSet([task("a", models=("alias",)), task("b"), task("c", fingerprints=(printed(asked),))])
 
     def name(given: Call, **headers: str) -> str | None:
-        found = tasks.match(given, {k.replace("_", "-"): v for k, v in headers.items()}, {})
+        found = tasks.match(given, {k.replace("_", "-"): v for k, v in headers.items()}, nothing)
         return None if found is None else found.task.name
 
     other = replace(asked, model="gpt-4o")
@@ -56,19 +60,19 @@ def test_alias_then_header_then_fingerprint() -> None:
 def test_other_labels_are_another_task() -> None:
     tasks = TaskSet([task("a", models=("alias",), labels=("x", "y"))])
     for options, found in ((("y", "x"), True), (None, True), (("x",), False), (("x", "y", "z"), False)):
-        assert (tasks.match(call(model="alias", options=options), {}, {}) is not None) is found
+        assert (tasks.match(call(model="alias", options=options), {}, nothing) is not None) is found
 
 
 def test_a_policy_knows_its_prompt_and_teacher() -> None:
     asked = call(model="alias")
     tasks = TaskSet([task("a", models=("alias",), teacher="gpt-4o")])
-    first = tasks.match(asked, {}, {})
+    first = tasks.match(asked, {}, nothing)
     assert first is not None
     assert (first.text, first.teacher, first.known_prompt) == ("where is my parcel?", "gpt-4o", False)
     accepted = {"a": [("gpt-4o", first.prompt)]}
 
     def known(given: Call, pairs: Any = accepted) -> bool:
-        found = tasks.match(given, {}, pairs)
+        found = tasks.match(given, {}, lambda task: pairs.get(task, ()))
         assert found is not None
         return found.known_prompt
 
@@ -174,4 +178,4 @@ def test_redaction() -> None:
 
 @pytest.mark.parametrize("messages", [[], [("assistant", "x")], [("user", "  \n")]])
 def test_no_text_is_no_task(messages: list[tuple[str, str]]) -> None:
-    assert TaskSet([task("a", models=("m",))]).match(call(messages, model="m"), {}, {}) is None
+    assert TaskSet([task("a", models=("m",))]).match(call(messages, model="m"), {}, nothing) is None

@@ -16,13 +16,13 @@ from tracer.learning.candidates import NoveltyGuard
 from tracer.policies.policy import Policy
 from tracer.serving.router import KILL_SWITCH, Router
 from tracer.serving.tallies import Tallies, Tally
-from tracer.types import Decisions
+from tracer.types import Decided
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
 def test_a_tally_counts_what_the_policy_decided(tiny_policy: Policy) -> None:
-    times = iter([NOON, NOON + timedelta(seconds=90)])
+    times = iter([NOON, NOON + timedelta(seconds=60), NOON + timedelta(seconds=90)])
     router = Router(
         replace(tiny_policy, version="v0001"),
         teacher=shout,
@@ -32,9 +32,9 @@ def test_a_tally_counts_what_the_policy_decided(tiny_policy: Policy) -> None:
     )
     answers = [*router.route_many([SURE, UNSURE, "where is my parcel"]), router.route(SURE)]
     labels = Counter(a.surrogate_label for a in answers)
-    assert router.take_tally() == Tally(
-        "v0001", NOON, 90.0, 4, {"handled": 3, "novel": 1, "errors": 0, "audits": 4, "labels": dict(labels)}
-    )
+    facts = {"handled": 3, "served": 0, "novel": 1, "errors": 0, "audits": 4, "labels": dict(labels)}
+    assert router.tallies() == (Tally("v0001", NOON, 60.0, 4, facts),), "a look takes nothing away"
+    assert router.take_tally() == Tally("v0001", NOON, 90.0, 4, facts)
     assert router.take_tally() is None
 
 
@@ -71,8 +71,8 @@ def test_unfamiliar_inputs_are_counted_even_where_they_are_handled(mode: str, ti
     assert tally.facts["novel"] == 1
 
 
-def decisions(label: str) -> Decisions:
-    return Decisions((label,), np.array([0.9]), np.array([True]), ("handled",), np.array([2], dtype=np.int8))
+def decisions(label: str) -> list[Decided]:
+    return [Decided(label, 0.9, True, "handled", 2)]
 
 
 def test_versions_that_are_never_taken_are_bounded() -> None:

@@ -10,6 +10,7 @@ from tracer.cli import (
     demo,
     explaining,
     exporting,
+    keys,
     operating,
     reporting,
     routing,
@@ -51,6 +52,7 @@ app.command("backtest")(training.backtest)
 app.command("route")(routing.route)
 app.command("serve")(serving.serve)
 app.command("tasks")(serving.tasks)
+app.command("key")(keys.key)
 app.command("status")(operating.status)
 app.command("history")(operating.history)
 app.command("promote")(operating.promote)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, cast
 
 import typer
@@ -205,6 +207,7 @@ def flywheel_run(
     home: options.Home = Path(homes.HOME),
     every: Annotated[float, typer.Option(help="Seconds between looks.")] = 60.0,
     once: Annotated[bool, typer.Option("--once", help="Look and act once, then stop: for cron.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the first fit, where there was none.")] = False,
     arl: Arl = _ARL,
 ) -> None:
     """Watch a home, refit when enough fresh traces came or an alarm rang, promote and demote; until interrupted.
@@ -215,12 +218,20 @@ def flywheel_run(
     logger.setLevel(logging.INFO)
     if not logger.handlers:
         logger.addHandler(RichHandler(console=err, show_path=False, markup=False))
+    # As the first process of a container it would be deaf to SIGTERM otherwise.
+    before = signal.signal(signal.SIGTERM, _interrupt)
     with errors_as_exits():
         try:
-            code = running.run(home, every_s=every, once=once, config=MonitorConfig(arl=arl))
+            code = running.run(home, every_s=every, once=once, wait=wait, config=MonitorConfig(arl=arl))
         except KeyboardInterrupt:
             code = 0
+        finally:
+            signal.signal(signal.SIGTERM, before)
     raise typer.Exit(code)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def settings_of(home: Path) -> Settings:

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,17 @@ MAX_FEATURES = 1 << 17
 
 NgramKind = Literal["characters", "word", "pair"]
 _UInt64: TypeAlias = NDArray[np.uint64]
+_Unsigned = TypeVar("_Unsigned", np.uint32, np.uint64)
 Counts: TypeAlias = tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.int64]]
 """Row, hash and count of each distinct n-gram of each text, ordered by row and hash."""
 
-_BASE = 0x100000001B3  # odd, hence invertible modulo 2**64
-_INVERSE = pow(_BASE, -1, 1 << 64)
+_BASE = np.uint64(0x100000001B3)  # odd, hence invertible modulo 2**64
+_INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
 _WORD_SALT = np.uint64(0xA0761D6478BD642F)
 _CHARACTER_SALT = np.uint64(0xE7037ED1A0B428DB * CHARACTER_SIZE & 0xFFFFFFFFFFFFFFFF)
+_HALF = np.uint64(32)
+_SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
+_FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SPACE = 0x20
 _CHUNK = 8192
 """Texts that are hashed at a time."""
@@ -115,8 +119,9 @@ class LexicalFeatures:
 
     def transform_one(self, text: str) -> SparseRow:
         """The row that ``transform`` makes of this text."""
-        _, hashes, counts = _count([text])
-        _, columns, values = self._weigh(hashes, counts)
+        keys = _keys([text]).astype(np.uint32)  # the row, which is 0, falls away
+        starts, counts = _runs(keys)
+        _, columns, values = self._weigh(keys[starts], counts)
         length = float(np.dot(values, values)) ** 0.5
         if length:
             values /= np.float32(length)
@@ -126,7 +131,7 @@ class LexicalFeatures:
         self, hashes: NDArray[np.uint32], counts: NDArray[np.int64]
     ) -> tuple[NDArray[np.bool_], NDArray[np.intp], Float32]:
         """Which n-grams are known, their columns, and their values before a row gets unit length."""
-        columns = np.searchsorted(self.hashes, hashes)
+        columns = self.hashes.searchsorted(hashes)
         known = self.hashes.take(columns, mode="clip") == hashes if len(self.hashes) else np.zeros(len(hashes), bool)
         columns = columns[known]
         values = np.log(counts[known], dtype=np.float32)
@@ -175,16 +180,22 @@ def count_ngrams(texts: Sequence[str]) -> Counts:
 
 def _count(texts: Sequence[str]) -> Counts:
     keys = _keys(texts)
+    starts, counts = _runs(keys)
+    distinct = keys[starts]
+    return (distinct >> _HALF).astype(np.int64), distinct.astype(np.uint32), counts
+
+
+def _runs(keys: NDArray[_Unsigned]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Sorts ``keys`` in place. Where each distinct one starts then, and how often it is there."""
     keys.sort()
     first = np.empty(len(keys), dtype=bool)
     first[:1] = True
     np.not_equal(keys[1:], keys[:-1], out=first[1:])
-    starts = np.flatnonzero(first)
+    starts = first.nonzero()[0]
     counts = np.empty(len(starts), dtype=np.int64)
     np.subtract(starts[1:], starts[:-1], out=counts[:-1])
     counts[-1:] = len(keys) - starts[-1:]
-    distinct = keys[starts]
-    return (distinct >> np.uint64(32)).astype(np.int64), distinct.astype(np.uint32), counts
+    return starts, counts
 
 
 def _keys(texts: Sequence[str]) -> _UInt64:
@@ -196,7 +207,7 @@ def _keys(texts: Sequence[str]) -> _UInt64:
     joined = "".join(laid)
     if joined.isascii():
         codes = np.frombuffer(joined.encode("ascii"), dtype=np.uint8)
-        letters, word = _ASCII_LETTERS[codes], _ASCII_WORD[codes]
+        letters, word = _ASCII_LETTERS.take(codes), _ASCII_WORD.take(codes)
     else:
         # Lone surrogates cannot be encoded; "surrogatepass" keeps serving alive on any string.
         points = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
@@ -206,15 +217,15 @@ def _keys(texts: Sequence[str]) -> _UInt64:
     starts, runs = _words(letters, word)
     hashes = _mix(np.concatenate([windows, runs]))
     words = hashes[len(windows) :]
-    pairs = _mix(words[:-1] * np.uint64(_BASE) + words[1:])
+    pairs = _mix(words[:-1] * _BASE + words[1:])
     if len(texts) == 1:
-        return np.concatenate([hashes, pairs]) >> np.uint64(32)
+        return np.concatenate([hashes, pairs]) >> _HALF
     ends = np.cumsum(np.fromiter(map(len, laid), dtype=np.int64, count=len(laid)))
     rows = np.searchsorted(ends, np.concatenate([at, starts]), side="right").astype(np.uint64)
     of_word = rows[len(at) :]
     together = of_word[1:] == of_word[:-1]
     all_rows = np.concatenate([rows, of_word[1:][together]])
-    return (all_rows << np.uint64(32)) | (np.concatenate([hashes, pairs[together]]) >> np.uint64(32))
+    return (all_rows << _HALF) | (np.concatenate([hashes, pairs[together]]) >> _HALF)
 
 
 def _character_ngrams(codes: NDArray[np.uint8], letters: _UInt64) -> tuple[NDArray[np.intp], _UInt64]:
@@ -226,13 +237,16 @@ def _character_ngrams(codes: NDArray[np.uint8], letters: _UInt64) -> tuple[NDArr
     allowed = inside[1 : n + 1]
     for offset in range(2, CHARACTER_SIZE - 1):
         allowed = allowed & inside[offset : n + offset]
-    at = np.flatnonzero(allowed)
-    rolling = letters[at]
+    at = allowed.nonzero()[0]
+    # All windows are hashed, also those that are left out: slices cost less than gathering each letter.
+    rolling = letters[:n] * _BASE
     for offset in range(1, CHARACTER_SIZE):
-        rolling *= np.uint64(_BASE)
-        rolling += letters[at + offset]
-    rolling += _CHARACTER_SALT
-    return at, rolling
+        rolling += letters[offset : n + offset]
+        if offset < CHARACTER_SIZE - 1:
+            rolling *= _BASE
+    chosen = rolling[at]
+    chosen += _CHARACTER_SALT
+    return at, chosen
 
 
 def _words(letters: _UInt64, word: NDArray[np.bool_]) -> tuple[NDArray[np.intp], _UInt64]:
@@ -241,9 +255,9 @@ def _words(letters: _UInt64, word: NDArray[np.bool_]) -> tuple[NDArray[np.intp],
     With H the prefix sums of letter * BASE**-position, (H[end] - H[start]) * BASE**start is the same for a
     word wherever it stands, so all words are hashed without a loop.
     """
-    edges = np.flatnonzero(word[1:] != word[:-1])  # texts begin and end with a space
+    edges = (word[1:] != word[:-1]).nonzero()[0]  # texts begin and end with a space
     down, up = _powers(len(letters))
-    prefix = np.cumsum(letters * down, dtype=np.uint64)[edges]
+    prefix = (letters * down).cumsum()[edges]
     starts = edges[::2] + 1
     return starts, (prefix[1::2] - prefix[::2]) * up[starts] + _WORD_SALT
 
@@ -261,17 +275,20 @@ def _powers(n: int) -> tuple[_UInt64, _UInt64]:
     return _power(_INVERSE, n), _power(_BASE, n)
 
 
-def _power(base: int, n: int) -> _UInt64:
+def _power(base: np.uint64, n: int) -> _UInt64:
     out = np.full(n, base, dtype=np.uint64)
     out[:1] = 1
     return np.cumprod(out, dtype=np.uint64)
 
 
 def _mix(h: _UInt64) -> _UInt64:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014): every bit depends on every bit."""
-    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return h ^ (h >> np.uint64(31))
+    """The finaliser of splitmix64 (Steele, Lea and Flood 2014), in place: every bit depends on every bit."""
+    h ^= h >> _SHIFTS[0]
+    h *= _FACTORS[0]
+    h ^= h >> _SHIFTS[1]
+    h *= _FACTORS[1]
+    h ^= h >> _SHIFTS[2]
+    return h
 
 
 _SHORT_POWERS = _power(_INVERSE, 4096), _power(_BASE, 4096)

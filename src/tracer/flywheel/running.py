@@ -101,6 +101,7 @@ def run(
     *,
     every_s: float = 60.0,
     once: bool = False,
+    wait: bool = False,
     config: MonitorConfig | None = None,
     on_notice: Callable[[Notice], None] | None = None,
     command: Sequence[str] | None = None,
@@ -113,10 +114,14 @@ def run(
     ``command`` refits: by default ``tracer update`` without a log, in a process of its own, which is ended after
     ``longest_s``; watching goes on meanwhile. 0 and 3 (refused) are verdicts, 4 says that another replica is at it;
     anything else is a failure, after which the next one waits longer. What goes wrong in a look is logged, and looked
-    at again. Raises ConfigError where nothing was fitted.
+    at again. Raises ConfigError where nothing was fitted, unless it is to ``wait`` for that.
     """
     if Settings.read(home) is None:
-        raise ConfigError(f"{home}: nothing was fitted here yet; run `tracer fit` first")
+        if once or not wait:
+            raise ConfigError(f"{home}: nothing was fitted here yet; run `tracer fit` first")
+        log.info("waiting for `tracer fit`: nothing was fitted in %s yet", home)
+        while Settings.read(home) is None:
+            sleep(every_s)
     refit = tuple(command or (sys.executable, "-m", "tracer.cli", "update", "--home", str(home)))
     loop = _Loop(home, refit, config, on_notice or tell, longest_s, clock)
     try:

@@ -113,11 +113,11 @@ def _look(home: Path, settings: Settings, store: TraceStore, config: MonitorConf
     if version is None:
         return View(settings, None, None, None, through)
     policy = registry.load(version)
-    monitor, drift = _resumed(home, settings, policy, config)
+    monitor, drift = resumed(home, settings, policy, config)
     if store.facts().has_texts:
         audits = store.traces(origins={"audit"}, after=monitor.last)
-        monitor = monitor.fold(_counted(audits, policy, settings.line.demoted))
-        seen = _labels_seen(home)
+        monitor = monitor.fold(counted(observed(audits), policy, settings.line.demoted))
+        seen = labels_seen(home)
         drift = drift.fold_labels(
             store.traces(origins={"audit", "deferred"}, after=max(seen, settings.line.watched)), policy.space.names
         )
@@ -130,7 +130,7 @@ def _look(home: Path, settings: Settings, store: TraceStore, config: MonitorConf
     return View(settings, policy, monitor, drift.fold(tallies), through)
 
 
-def _resumed(home: Path, settings: Settings, policy: Policy, config: MonitorConfig) -> tuple[MonitorState, DriftState]:
+def resumed(home: Path, settings: Settings, policy: Policy, config: MonitorConfig) -> tuple[MonitorState, DriftState]:
     """Where the last look stopped; from the beginning of the watch where it cannot be known."""
     watched, n_classes, name = settings.line.watched, len(policy.space), _names(policy)[0]
     monitor = Monitor.of(name, policy.certificate, n_classes, config=config, restart=watched)
@@ -158,17 +158,18 @@ def _names(policy: Policy) -> tuple[str, ...]:
     return (*policy.task.get("renews", ()), policy.version)
 
 
-def _counted(audits: Iterable[tuple[int, Trace]], policy: Policy, demoted: Sequence[str]) -> Iterator[Observation]:
+def counted(audits: Iterable[Observation], policy: Policy, demoted: Sequence[str]) -> Iterator[Observation]:
     """What counts for the alarm. Audits of a demoted version may come late: they say nothing of its successor."""
     names = _names(policy)
-    for observation in observed(audits):
+    for observation in audits:
         if observation.policy in names:
             yield replace(observation, policy=names[0])
         elif observation.policy not in demoted:
             yield observation
 
 
-def _labels_seen(home: Path) -> int:
+def labels_seen(home: Path) -> int:
+    """Up to which number the last look that was remembered has read the teacher's labels."""
     try:
         return int(json.loads((home / STATE).read_text(encoding="utf-8"))["through"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -12,12 +12,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tracer.errors import BusyError, ConfigError, TracerError
+from tracer.errors import BusyError, ConfigError, StoreError, TracerError
 from tracer.flywheel import switching
+from tracer.gateway.auth import UncheckedError, source_of
 from tracer.gateway.codecs.bodies import read_object
 from tracer.gateway.discovery import stored
 from tracer.gateway.lines import TaskLine
-from tracer.gateway.plane import TooLargeError, read_body
+from tracer.gateway.reading import TooLargeError, read_body
+from tracer.gateway.relaying import ClientGoneError
 from tracer.gateway.serving import OFF, Gateway
 from tracer.policies.registry import PolicyRegistry
 
@@ -49,11 +51,8 @@ class Admin:
 
     def _guarded(self, work: Work) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            known = self._gateway.serving.gate.is_admin(dict(request.headers))
-            if known is None:
-                return _problem(404, "no admin token is set")
-            if not known:
-                return _problem(401, "the admin token was not shown")
+            if (refusal := await self._refusal(request)) is not None:
+                return refusal
             try:
                 return JSONResponse(await work(request))
             except KeyError:
@@ -61,9 +60,23 @@ class Admin:
             except TooLargeError:
                 return _problem(413, "the body is too large")
             except TracerError as error:
-                return _problem(409 if isinstance(error, BusyError) else 400, str(error))
+                status = 409 if isinstance(error, BusyError) else 503 if isinstance(error, StoreError) else 400
+                return _problem(status, str(error))
+            except OSError as error:
+                return _problem(503, f"the home folder cannot be used: {error.strerror or type(error).__name__}")
+            except ClientGoneError:
+                return _problem(400, "the client left")
 
         return endpoint
+
+    async def _refusal(self, request: Request) -> Response | None:
+        try:
+            known = await self._gateway.serving.gate.admin(dict(request.headers), source_of(request.scope))
+        except UncheckedError:
+            return _problem(429, "too many unknown tokens")
+        if known is None:
+            return _problem(404, "no admin token is set")
+        return None if known else _problem(401, "the admin token was not shown")
 
     async def _tasks(self, _: Request) -> Any:
         lines = self._gateway.serving.lines.values()
@@ -82,18 +95,17 @@ class Admin:
         version = asked.get("version")
         if not isinstance(version, str):
             raise ConfigError("version must be the name of a policy, such as v0001")
-        note = str(asked.get("note", ""))
-        await asyncio.to_thread(switching.promote, line.home, version, note=note)
+        await asyncio.to_thread(switching.promote, line.home, version, note=_note(asked))
         return self._switched(line, "promote", version)
 
     async def _rollback(self, request: Request) -> Any:
         asked, line = await _asked(request), self._line(request)
-        version = await asyncio.to_thread(switching.roll_back, line.home, note=str(asked.get("note", "")))
+        version = await asyncio.to_thread(switching.roll_back, line.home, note=_note(asked))
         return self._switched(line, "rollback", version)
 
     async def _pause(self, request: Request) -> Any:
         asked, line = await _asked(request), self._line(request)
-        await asyncio.to_thread(switching.promote, line.home, None, note=str(asked.get("note", "")))
+        await asyncio.to_thread(switching.promote, line.home, None, note=_note(asked))
         return self._switched(line, "pause", None)
 
     async def _off(self, request: Request) -> Any:
@@ -120,6 +132,13 @@ class Admin:
 async def _asked(request: Request) -> dict[str, Any]:
     body = await read_body(request.receive, dict(request.headers), _BODY)
     return read_object(body) if body.strip() else {}
+
+
+def _note(asked: dict[str, Any]) -> str:
+    note = asked.get("note", "")
+    if not isinstance(note, str):
+        raise ConfigError("note must be a text")
+    return note
 
 
 def _state(line: TaskLine) -> dict[str, Any]:

@@ -8,23 +8,42 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
+from tracer.gateway import openapi, problems
 from tracer.gateway.admin import Admin
 from tracer.gateway.auth import check_bind
+from tracer.gateway.codecs import PATHS
 from tracer.gateway.health import Health
-from tracer.gateway.native import Native
+from tracer.gateway.native import Native, bounded
+from tracer.gateway.pages.routes import Pages
 from tracer.gateway.plane import Plane
 from tracer.gateway.serving import Gateway
+from tracer.gateway.telemetry import Telemetry, traced
 
 log = logging.getLogger("tracer.gateway")
 
 DRAIN_S = 30
 
 
-def application(gateway: Gateway) -> Starlette:
+class Application(Starlette):
+    """Starlette, but that the busiest paths go to the data plane at once, past its middleware and routes."""
+
+    plane: Plane
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and scope["path"] in PATHS:
+            await self.plane(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def application(gateway: Gateway) -> Application:
     """The application of one gateway, which starts and stops with it."""
 
     @asynccontextmanager
@@ -36,25 +55,37 @@ def application(gateway: Gateway) -> Starlette:
             await gateway.stop()
 
     async def other(_: Request) -> Response:
-        return JSONResponse({"error": {"message": "there is nothing here", "type": "not_found_error"}}, status_code=404)
+        raise HTTPException(404)
+
+    def telemetry() -> Telemetry | None:
+        return gateway.telemetry
 
     native, plane = Native(gateway), Plane(gateway)
     routes = [
-        *(Route(path, plane) for path in _DATA),
-        Route("/v1/classify", native.classify, methods=["POST"]),
-        Route("/v1/classify/batch", native.batch, methods=["POST"]),
-        Route("/v1/classify/label", native.label, methods=["POST"]),
+        Route("/v1/classify", traced(telemetry, bounded(gateway, native.classify)), methods=["POST"]),
+        Route("/v1/classify/batch", traced(telemetry, bounded(gateway, native.batch)), methods=["POST"]),
+        Route("/v1/classify/label", traced(telemetry, bounded(gateway, native.label)), methods=["POST"]),
         Route("/v1/models", native.models, methods=["GET"]),
+        *(Route(path, problems.OtherMethod(allowed)) for path, allowed in _OWN),
         Route("/v1/{rest:path}", plane),
         *Health(gateway).routes(),
         *Admin(gateway).routes(),
+        *openapi.routes(),
+        *Pages(gateway).routes(),
         Route("/{rest:path}", other),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    handlers = {HTTPException: problems.refused, Exception: problems.broken}
+    app = Application(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app.plane = plane
+    return app
 
 
-_DATA = ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/decisions", "/v1/systemone")
-"""First, so that the busiest paths are found at once."""
+_OWN = (
+    ("/v1/classify", "POST"),
+    ("/v1/classify/batch", "POST"),
+    ("/v1/classify/label", "POST"),
+    ("/v1/models", "GET, HEAD"),
+)
 
 
 def server(gateway: Gateway, host: str, port: int) -> uvicorn.Server:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from tracer.errors import ConfigError
-from tracer.gateway.credentials import KeyHash
+from tracer.gateway.checking import Bucket, SlowChecks, UncheckedError
 from tracer.gateway.settings import GatewayConfig, Key
+
+__all__ = ["KEY", "Bucket", "Caller", "Gate", "UncheckedError", "check_bind", "source_of"]
 
 KEY = "x-tracer-key"
 """Header of a key where ``authorization`` holds the upstream's own."""
 _SHOWN_IN = (KEY, "authorization", "x-api-key", "api-key")
-_KNOWN = 1024
+_STRANGERS = 4_096
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -35,47 +40,65 @@ class Caller:
         return self.key is None or self.key.tasks is None or task in self.key.tasks
 
 
-class Bucket:
-    """Admits ``rate`` requests a second on average, and a second's worth at once (at least one)."""
-
-    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate, self._most, self._clock = rate, max(1.0, rate), clock
-        self._left, self._at = self._most, clock()
-
-    def wait(self) -> float:
-        """0 where a request may pass, which takes its token; else the seconds until one may."""
-        now = self._clock()
-        self._left = min(self._most, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left < 1.0:
-            return (1.0 - self._left) / self._rate
-        self._left -= 1.0
-        return 0.0
-
-
 class Gate:
-    """The keys of a config. Digests that were checked are remembered, so that scrypt is paid once a key.
+    """The keys of a config. What was shown is remembered as its SHA-256, so that scrypt is paid once a key.
 
-    For one event loop. What is remembered is a SHA-256 of what was shown, never a key.
+    ``before``: the gate of the config before; what it knows of keys and rates of asking goes on. For one event loop.
     """
 
-    def __init__(self, config: GatewayConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, config: GatewayConfig, clock: Callable[[], float] = time.monotonic, before: Gate | None = None
+    ) -> None:
         self._keys, self._admin = config.keys, config.admin
         rates = {key.name: key.requests_per_s for key in config.keys}
         self._buckets = {name: Bucket(rate, clock) for name, rate in rates.items() if rate is not None}
         limit = config.limits.requests_per_s
         self._all = Bucket(limit, clock) if limit is not None else None
-        self._known: dict[bytes, Key | None] = {}
-        self._admins: dict[bytes, bool] = {}
+        self._known: dict[bytes, Key] = {}  # as many as there are keys: nobody's guesses push one out
+        self._strangers: OrderedDict[bytes, None] = OrderedDict()
+        self._is_admin: dict[bytes, bool] = {}
+        self._checks: SlowChecks = SlowChecks(clock=clock) if before is None else before._checks
+        if before is not None:
+            same = {key.digest: key for key in config.keys}
+            self._known = {seen: same[key.digest] for seen, key in before._known.items() if key.digest in same}
 
     def caller(self, headers: Mapping[str, str]) -> Caller | None:
-        """Who calls, or None for nobody known. Without keys in the config everybody is let in."""
+        """Who calls, where that is known at once: without keys in the config everybody is let in.
+
+        None is a stranger, or a key that `check` has to look at.
+        """
         if not self._keys:
             return Caller(None)
         for header in _SHOWN_IN:
+            if shown := _bare(headers.get(header, "")):
+                seen = _digest(shown)
+                key = self._known.get(seen)
+                if key is None and (key := _found(self._keys, shown, slow=False)) is not None:
+                    self._known[seen] = key
+                if key is not None:
+                    return Caller(key, (header.encode(),))
+        return None
+
+    async def check(self, headers: Mapping[str, str], source: str) -> Caller | None:
+        """Who calls, or None for nobody known; slow digests are computed in threads. ``source``: the address that asks.
+
+        Raises UncheckedError where too many strange keys were shown of late.
+        """
+        caller = self.caller(headers)
+        if caller is not None or not any(key.digest.slow for key in self._keys):
+            return caller
+        for header in _SHOWN_IN:
             shown = _bare(headers.get(header, ""))
-            if shown and (key := self._key_of(shown)) is not None:
+            seen = _digest(shown)
+            if not shown or seen in self._strangers:
+                continue
+            key = await self._checks.run(seen, source, partial(_found, self._keys, shown, slow=True))
+            if key is not None:
+                self._known[seen] = key
                 return Caller(key, (header.encode(),))
+            self._strangers[seen] = None
+            if len(self._strangers) > _STRANGERS:
+                self._strangers.popitem(last=False)
         return None
 
     def wait(self, caller: Caller) -> float:
@@ -85,25 +108,30 @@ class Gate:
             return wait
         return self._all.wait() if self._all is not None else 0.0
 
-    def is_admin(self, headers: Mapping[str, str]) -> bool | None:
-        """Whether the admin token was shown; None where the config has none, and nobody is admin."""
+    async def admin(self, headers: Mapping[str, str], source: str) -> bool | None:
+        """Whether the admin token was shown; None where the config has none, and nobody is admin.
+
+        Raises UncheckedError as `check` does.
+        """
         if self._admin is None:
             return None
         shown = _bare(headers.get("authorization", ""))
         if not shown:
             return False
-        digest = hashlib.sha256(shown.encode("utf-8", "surrogatepass")).digest()
-        if digest not in self._admins:
-            _bound(self._admins)
-            self._admins[digest] = _checks(self._admin, shown)
-        return self._admins[digest]
+        seen = _digest(shown)
+        if seen not in self._is_admin:
+            check = partial(self._admin.check, shown)
+            good = await self._checks.run(b"admin" + seen, source, check) if self._admin.slow else check()
+            if not good and sum(not known for known in self._is_admin.values()) >= _STRANGERS:
+                self._is_admin = {known: True for known, yes in self._is_admin.items() if yes}
+            self._is_admin[seen] = good
+        return self._is_admin[seen]
 
-    def _key_of(self, shown: str) -> Key | None:
-        digest = hashlib.sha256(shown.encode("utf-8", "surrogatepass")).digest()
-        if digest not in self._known:
-            _bound(self._known)
-            self._known[digest] = next((key for key in self._keys if _checks(key.digest, shown)), None)
-        return self._known[digest]
+
+def source_of(scope: Mapping[str, Any]) -> str:
+    """The address that a request comes from; empty where that is not known."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def check_bind(config: GatewayConfig, host: str) -> None:
@@ -117,10 +145,11 @@ def _bare(value: str) -> str:
     return rest.strip() if scheme.lower() == "bearer" else value.strip()
 
 
-def _bound(known: dict[bytes, Key | None] | dict[bytes, bool]) -> None:
-    if len(known) >= _KNOWN:
-        known.clear()
+def _digest(shown: str) -> bytes:
+    return hashlib.sha256(shown.encode("utf-8", "surrogatepass")).digest()
 
 
-def _checks(digest: KeyHash, shown: str) -> bool:
-    return digest.check(shown)
+def _found(keys: Iterable[Key], shown: str, *, slow: bool) -> Key | None:
+    """The key that was shown, of those with a slow digest or of the others; all are compared, whichever it is."""
+    good = [key for key in keys if key.digest.slow == slow and key.digest.check(shown)]
+    return good[0] if good else None

@@ -31,6 +31,7 @@ from tracer.gateway.settings import (
     LogLevel,
     Mode,
     TaskConfig,
+    TelemetrySettings,
     Upstream,
     UpstreamKind,
     WhenDown,
@@ -39,7 +40,7 @@ from tracer.gateway.settings import (
 __all__ = ["GatewayConfig", "InputSelector", "Key", "Limits", "Listen", "TaskConfig", "Upstream", "load", "parse"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_TOP = ("listen", "home", "database", "upstreams", "tasks", "keys", "admin", "limits", "log_level")
+_TOP = ("listen", "home", "database", "upstreams", "tasks", "keys", "admin", "limits", "log_level", "telemetry")
 _UPSTREAM = ("base_url", "kind", "api_key", "connect_timeout_s", "timeout_s", "retries", "fallbacks", "speaks")
 _TASK = (
     "match", "input", "label", "upstream", "teacher", "target", "delta", "audit_rate", "mode", "share", "embedder",
@@ -54,6 +55,11 @@ _WIRES: Mapping[str, Wire] = {
     "systemone": "systemone",
 }
 _FLAGS = {"callers_label": "labelled", "stateless": "stateless"}
+_COUNTS = {
+    "body_bytes": (1024, 1 << 30), "queue": (1, 10_000_000), "concurrency": (1, 1_000_000),
+    "upstream_concurrency": (1, 100_000), "upstream_waiting": (0, 1_000_000),
+}  # fmt: skip
+_RATES = {"requests_per_s": (0.001, 1e6), "upstream_wait_s": (0.0, 600.0)}
 _INPUT = ("from", "regex", "group", "json", "ignore", "history")
 
 
@@ -88,6 +94,7 @@ def parse(content: str, environ: Mapping[str, str], *, source: str = "tracer.yam
         admin=_admin(top.get("admin")),
         limits=_limits(top.get("limits")),
         log_level=_word(top, "log_level", get_args(LogLevel), "info"),
+        telemetry=_telemetry(top.get("telemetry")),
     )
 
 
@@ -105,15 +112,16 @@ def _database(node: Node | None, environ: Mapping[str, str]) -> Secret | None:
 
 
 def _limits(node: Node | None) -> Limits:
-    at = node.mapping("limits", ("body_bytes", "requests_per_s", "queue")) if node is not None else {}
-    given: dict[str, Any] = {}
-    if "body_bytes" in at:
-        given["body_bytes"] = at["body_bytes"].integer(1024, 1 << 30)
-    if "requests_per_s" in at:
-        given["requests_per_s"] = at["requests_per_s"].number(0.001, 1e6)
-    if "queue" in at:
-        given["queue"] = at["queue"].integer(1, 10_000_000)
+    at = node.mapping("limits", (*_COUNTS, *_RATES)) if node is not None else {}
+    given: dict[str, Any] = {key: at[key].integer(*_COUNTS[key]) for key in at if key in _COUNTS}
+    given |= {key: at[key].number(*_RATES[key]) for key in at if key in _RATES}
     return Limits(**given)
+
+
+def _telemetry(node: Node | None) -> TelemetrySettings:
+    at = node.mapping("telemetry", ("enabled", "service_name")) if node is not None else {}
+    name = at["service_name"].text() if "service_name" in at else None
+    return TelemetrySettings(_word(at, "enabled", ("true", "false"), "false") == "true", name)
 
 
 def _admin(node: Node | None) -> KeyHash | None:

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 import re
+from collections.abc import Callable
 from typing import Final
 
 from tracer.errors import ConfigError
@@ -15,6 +16,20 @@ HIDDEN: Final = "***"
 _SHA256 = re.compile(r"sha256:([0-9a-f]{64})")
 _SCRYPT = re.compile(r"scrypt:(\d{1,7}):(\d{1,3}):(\d{1,3}):([A-Za-z0-9+/=]{8,200}):([A-Za-z0-9+/=]{24,200})")
 _MAX_MEMORY = 64 << 20
+_KEY_BYTES = 32
+
+
+def new_key(entropy: Callable[[int], bytes]) -> str:
+    """A key that nobody guesses: ``tr-`` and 43 letters, digits, dashes and underscores of 256 random bits.
+
+    ``entropy`` gives so many random bytes, such as ``secrets.token_bytes``.
+    """
+    return "tr-" + base64.urlsafe_b64encode(entropy(_KEY_BYTES)).rstrip(b"=").decode("ascii")
+
+
+def sha256_of(key: str) -> str:
+    """The digest of a key as ``KeyHash`` reads it; only for long random keys, for it is cheap to try."""
+    return f"sha256:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 class Secret:
@@ -68,6 +83,11 @@ class KeyHash:
         else:
             raise ConfigError("must be sha256:HEX of the key, or scrypt:N:R:P:SALT:DIGEST")
 
+    @property
+    def slow(self) -> bool:
+        """Whether a check takes long, and so belongs off the event loop."""
+        return self._work is not None
+
     def check(self, key: str) -> bool:
         """Whether this is the key; in constant time."""
         given = key.encode("utf-8", "surrogatepass")
@@ -78,6 +98,10 @@ class KeyHash:
             size = len(self._digest)
             digest = hashlib.scrypt(given, salt=self._salt, n=n, r=r, p=p, maxmem=2 * _MAX_MEMORY, dklen=size)
         return hmac.compare_digest(digest, self._digest)
+
+    def bound(self, secret: bytes) -> bytes:
+        """A key (32 bytes) that is made of a secret and of this digest: another digest gives another one."""
+        return hmac.digest(secret, self._salt + self._digest, "sha256")
 
     def __repr__(self) -> str:
         return HIDDEN

@@ -42,5 +42,7 @@ class Health:
         return JSONResponse({"status": "ok", "tasks": tasks, "upstreams": serving.chains.breakers})
 
     async def _metrics(self, _: Request) -> Response:
-        content = self._gateway.metrics.exposition(self._gateway.serving.lines.values())
+        metrics, serving = self._gateway.metrics, self._gateway.serving
+        metrics.upstreams.states(serving.chains.breakers)
+        content = metrics.exposition(serving.lines.values())
         return Response(content, media_type=CONTENT_TYPE_LATEST)

@@ -55,6 +55,7 @@ class TaskLine:
         self._rng = rng
         prepare(self.home, task)
         self.broken = False
+        self._accepted: tuple[Policy | None, Collection[tuple[str | None, str | None]]] = (None, _ANY)
         self.router = self._router()
         self.store = _store(config, task, self.home)
         self.recorder = BatchRecorder(self._write, max_queue=config.limits.queue)
@@ -73,10 +74,15 @@ class TaskLine:
         policy = self.router.policy
         return policy is not None and "dense" in policy.needs
 
-    def accepted(self, policy: Policy | None) -> Collection[tuple[str | None, str | None]]:
-        """The (teacher, prompt) pairs that a policy was fitted under; any, where it names none or there is none."""
-        known = policy.task.get("fingerprints", ()) if policy is not None else ()
-        return [(teacher, prompt) for teacher, prompt in known] or _ANY
+    @property
+    def accepted(self) -> Collection[tuple[str | None, str | None]]:
+        """The (teacher, prompt) pairs that the policy in force was fitted under; any, where it names none or there is
+        none."""
+        policy = self.policy
+        if self._accepted[0] is not policy:
+            known = policy.task.get("fingerprints", ()) if policy is not None else ()
+            self._accepted = policy, [(teacher, prompt) for teacher, prompt in known] or _ANY
+        return self._accepted[1]
 
     def record(self, trace: Callable[[str], Trace], text: str) -> None:
         """Queue a trace of a text, as the task's ``capture`` and ``redact`` allow; never waits."""

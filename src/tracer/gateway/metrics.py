@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from tracer.gateway.lines import TaskLine
+from tracer.gateway.upstream_metrics import UpstreamMetrics
 
 __all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
 
@@ -49,19 +51,53 @@ class Metrics:
         self.policy = Gauge(
             "tracer_policy_info", "1 for the policy in force.", ("task", "policy", "mode"), registry=told
         )
+        self.upstreams = UpstreamMetrics(told)
+        live = {
+            "agreement": (
+                "tracer_live_agreement",
+                "Share of the policy's handled audits that the teacher agrees with.",
+            ),
+            "lower": ("tracer_live_agreement_lower", "Its lower bound, right at all times at once."),
+            "upper": ("tracer_live_agreement_upper", "Its upper bound, right at all times at once."),
+            "target": ("tracer_target", "The agreement that the policy in force promises."),
+            "audits": ("tracer_audits_counted", "Handled audits of the policy in force."),
+            "alarm": ("tracer_alarm", "1 while the audits say that the policy breaks its promise."),
+            "warnings": ("tracer_warnings", "Early warnings that stand."),
+        }
+        self._live = {key: Gauge(name, told_of, ("task",), registry=told) for key, (name, told_of) in live.items()}
+        self._told: dict[tuple[str, str, str], tuple[Counter, Histogram, Histogram]] = {}
         self._answered: dict[str, list[int]] = {}
 
     def count(self, task: str, decision: str, reason: str, status: int, overhead_s: float, latency_s: float) -> None:
         """One request that is over."""
-        self.requests.labels(task, decision, reason).inc()
-        self.overhead.labels(task).observe(overhead_s)
-        self.latency.labels(task, decision).observe(latency_s)
+        told = self._told.get((task, decision, reason))
+        if told is None:
+            # Looking a label up is dearer than counting. These are names of tasks and our own words: there are few.
+            told = self._told[task, decision, reason] = (
+                self.requests.labels(task, decision, reason),
+                self.overhead.labels(task),
+                self.latency.labels(task, decision),
+            )
+        told[0].inc()
+        told[1].observe(overhead_s)
+        told[2].observe(latency_s)
         if status >= 400:
             self.errors.labels(str(status)).inc()
         if task:
             counts = self._answered.setdefault(task, [0, 0])
             counts[0] += 1
             counts[1] += decision == "handled"
+
+    def live(
+        self, task: str, agreement: float | None, bounds: tuple[float, float] | None, target: float | None,
+        audits: int, alarm: bool, warnings: int,
+    ) -> None:  # fmt: skip
+        """What is known of a task's promise; None is told as NaN, since a gauge that is gone keeps its last value."""
+        low, high = bounds if bounds is not None else (None, None)
+        values = {"agreement": agreement, "lower": low, "upper": high, "target": target}
+        values |= {"audits": audits, "alarm": float(alarm), "warnings": warnings}
+        for key, value in values.items():
+            self._live[key].labels(task).set(math.nan if value is None else value)
 
     def exposition(self, lines: Iterable[TaskLine]) -> bytes:
         """The text that Prometheus reads."""

@@ -14,19 +14,22 @@ from starlette.responses import JSONResponse, Response
 
 from tracer.errors import CodecError, RouteError, StoreError
 from tracer.gateway import labelling
-from tracer.gateway.auth import Caller
+from tracer.gateway.auth import Caller, UncheckedError, source_of
 from tracer.gateway.codecs import CODECS
 from tracer.gateway.codecs.bodies import read_object
 from tracer.gateway.deciding import MODES, Verdict, decide_many
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.opened import Status
-from tracer.gateway.plane import MODE, NO_STORE, TooLargeError, read_body
+from tracer.gateway.plane import MODE, NO_STORE
+from tracer.gateway.reading import TooLargeError, discard, read_body
 from tracer.gateway.relaying import ClientGoneError
 from tracer.gateway.serving import Gateway, Serving
 from tracer.gateway.teaching import Prepared, Taught, Teaching, prepared
+from tracer.gateway.telemetry import Endpoint
 from tracer.types import Float32
 
 _MOST = 1_000
+_GREATEST = float(np.finfo(np.float32).max)
 _OPENAI = CODECS["openai.chat"]
 _WITHOUT_TEXT = "an embedding alone cannot be shown to the teacher: send the text beside it"
 
@@ -112,9 +115,10 @@ class Native:
 
     async def models(self, request: Request) -> Response:
         """The aliases of tasks that the caller may use, as OpenAI lists models."""
-        caller = self._gateway.serving.gate.caller(dict(request.headers))
-        if caller is None:
-            return _error(401, "no key of this gateway was shown")
+        try:
+            caller = await self._caller(request)
+        except _Refusal as refusal:
+            return refusal.response
         names = {
             model: line.task.name
             for line in self._gateway.serving.lines.values() if caller.may(line.task.name)
@@ -127,15 +131,6 @@ class Native:
         self, one: _Asked, texts: list[str] | None, embedding: Float32 | None, fallback: str | None
     ) -> list[tuple[dict[str, Any], int]]:
         """The answers, each with the status of an error where a teacher that was to answer did not."""
-        one.serving.running += 1
-        try:
-            return await self._decided(one, texts, embedding, fallback)
-        finally:
-            one.serving.running -= 1
-
-    async def _decided(
-        self, one: _Asked, texts: list[str] | None, embedding: Float32 | None, fallback: str | None
-    ) -> list[tuple[dict[str, Any], int]]:
         line, clock, begun = one.line, self._gateway.clock, self._gateway.clock()
         asking = line.task.fallback if texts is not None else None
         calls: list[Prepared] | None = None
@@ -170,18 +165,28 @@ class Native:
             out.append((told, status))
         return out
 
-    async def _asked(self, request: Request) -> _Asked:
-        serving, headers = self._gateway.serving, dict(request.headers)
-        caller = serving.gate.caller(headers)
+    async def _caller(self, request: Request) -> Caller:
+        try:
+            caller = await self._gateway.serving.gate.check(dict(request.headers), source_of(request.scope))
+        except UncheckedError as error:
+            wait = {"retry-after": str(int(error.wait) + 1)}
+            raise _Refusal(429, "too many unknown keys", wait) from None
         if caller is None:
             raise _Refusal(401, "no key of this gateway was shown")
+        return caller
+
+    async def _asked(self, request: Request) -> _Asked:
+        serving, headers = self._gateway.serving, dict(request.headers)
+        caller = await self._caller(request)
         if (wait := serving.gate.wait(caller)) > 0.0:
             raise _Refusal(429, "too many requests", {"retry-after": str(max(1, round(wait + 0.5)))})
         if headers.get(MODE, "auto") not in MODES:
             raise _Refusal(400, f"{MODE} must be one of {', '.join(MODES)}")
         try:
             body = await read_body(request.receive, headers, serving.config.limits.body_bytes)
-        except TooLargeError:
+        except TooLargeError as error:
+            if error.more:
+                await discard(request.scope, request.receive, headers)
             raise _Refusal(413, "the body is larger than this gateway takes") from None
         except ClientGoneError:
             raise _Refusal(400, "the client left") from None
@@ -194,6 +199,22 @@ class Native:
         if name not in serving.lines:
             raise _Refusal(404, "there is no such task")
         return _Asked(asked, headers, list(request.scope["headers"]), serving, caller, serving.lines[name])
+
+
+def bounded(gateway: Gateway, endpoint: Endpoint) -> Endpoint:
+    """An endpoint whose requests count towards ``limits.concurrency``, and are waited for by a reload."""
+
+    async def counted(request: Request) -> Response:
+        serving = gateway.serving
+        serving.running += 1
+        try:
+            if serving.running > serving.config.limits.concurrency:
+                return _error(503, "this gateway answers as many requests as it takes", {"retry-after": "1"})
+            return await endpoint(request)
+        finally:
+            serving.running -= 1
+
+    return counted
 
 
 class _Refusal(Exception):  # noqa: N818 - it carries an answer
@@ -212,13 +233,9 @@ def _vector(value: object) -> Float32 | None:
         return None
     if not isinstance(value, list) or not value or not all(type(x) in (int, float) for x in value):
         raise CodecError("embedding must be a list of numbers")
-    try:
-        vector = np.asarray(value, dtype=np.float32)[None, :]
-    except OverflowError:
-        raise CodecError("embedding must be a list of finite numbers") from None
-    if not np.isfinite(vector).all():
+    if not all(abs(x) <= _GREATEST for x in value):
         raise CodecError("embedding must be a list of finite numbers")
-    return vector
+    return np.asarray(value, dtype=np.float32)[None, :]
 
 
 def _check(status: Status) -> None:

@@ -7,32 +7,29 @@ its label is read afterwards from a copy.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from tracer.errors import CodecError, UpstreamError
-from tracer.gateway.auth import Caller
+from tracer.gateway.auth import UncheckedError, source_of
 from tracer.gateway.calls import Call
 from tracer.gateway.codecs import CODECS, PATHS
-from tracer.gateway.codecs.base import Codec
 from tracer.gateway.codecs.choices import ChoiceCodec
 from tracer.gateway.codecs.sse import events_of
-from tracer.gateway.deciding import MODES, UNANSWERED, Verdict, decide
-from tracer.gateway.lines import TaskLine
+from tracer.gateway.deciding import MODES, UNANSWERED, decide
+from tracer.gateway.exchanges import Exchange
+from tracer.gateway.reading import TooLargeError, discard, read_body
 from tracer.gateway.relaying import ClientGoneError, Tee, while_connected
 from tracer.gateway.replies import Reply
-from tracer.gateway.serving import Gateway, Serving
-from tracer.gateway.tasks import Match
-from tracer.gateway.translating import STATUS, Said, Translation, interpreted, translation
+from tracer.gateway.serving import Gateway
+from tracer.gateway.translating import STATUS, Said, Translation, fitted, heard, parts_of, translation
 from tracer.gateway.upstream import Chain
 from tracer.types import FAILED, Usage
 
@@ -41,43 +38,8 @@ log = logging.getLogger("tracer.gateway.requests")
 MODE = "x-tracer-mode"
 NO_STORE = "x-tracer-no-store"
 _COPIED = 1 << 20
-
-
-class TooLargeError(Exception):
-    """A body has more bytes than a gateway takes."""
-
-
-@dataclass(slots=True)
-class Exchange:
-    """What is known of one request while it lasts."""
-
-    scope: Scope
-    receive: Receive
-    send: Send
-    serving: Serving
-    codec: Codec
-    path: str
-    headers: Mapping[str, str]
-    begun: float
-    id: str = field(default_factory=lambda: secrets.token_hex(16))
-    caller: Caller = field(default_factory=lambda: Caller(None))
-    body: bytes = b""
-    call: Call | None = None
-    match: Match | None = None
-    line: TaskLine | None = None
-    verdict: Verdict | None = None
-    decision: str = "passed"
-    reason: str = "no_task"
-    status: int = 0
-    translation: Translation | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    saved: Decimal | None = None
-    overhead: float | None = None
-
-    @property
-    def task(self) -> str:
-        """The task's name, empty for none."""
-        return self.match.task.name if self.match is not None else ""
+_OF_PROXIES = frozenset({"CONNECT", "TRACE"})
+_ROUTE = "/v1/{path}"
 
 
 class Plane:
@@ -90,10 +52,12 @@ class Plane:
         gateway, serving = self._gateway, self._gateway.serving
         path = scope["path"].rstrip("/")
         codec = PATHS.get(path) if scope["method"] == "POST" else None
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         anthropic = "anthropic-version" in headers or path.startswith("/v1/messages")
         shape = codec or CODECS["anthropic.messages" if anthropic else "openai.chat"]
         one = Exchange(scope, receive, send, serving, shape, path, headers, gateway.clock())
+        if gateway.telemetry is not None:
+            one.span = gateway.telemetry.begin(scope["method"], path if codec is not None else _ROUTE, headers)
         serving.running += 1
         try:
             await self._serve(one, known=codec is not None, anthropic=anthropic)
@@ -104,26 +68,24 @@ class Plane:
             self._over(one)
 
     async def _serve(self, one: Exchange, *, known: bool, anthropic: bool) -> None:
+        if one.scope["method"] in _OF_PROXIES:
+            await self._refuse(one, 405, "this method is for proxies")
+            return
+        if one.serving.running > one.serving.config.limits.concurrency:
+            await self._refuse(one, 503, "this gateway answers as many requests as it takes", {"retry-after": "1"})
+            return
         if not await self._admitted(one):
             return
         try:
             one.body = await read_body(one.receive, one.headers, one.serving.config.limits.body_bytes)
-        except TooLargeError:
+            one.unread = False
+        except TooLargeError as error:
+            one.unread = error.more
             await self._refuse(one, 413, "the body is larger than this gateway takes")
             return
-        if known:
-            try:
-                one.call = one.codec.read(one.body)
-            except CodecError:
-                one.reason = "unread"
-        if one.call is not None:
-            self._match(one, one.call)
-        if not one.caller.may(one.task or None):
-            await self._refuse(one, 403, "this key does not reach this task", None)
+        if not await self._ready(one, known=known):
             return
         if one.call is not None and one.match is not None and one.line is not None:
-            if not await self._translatable(one, one.call, one.match):
-                return
             verdict = await decide(one.line, one.match, one.call, one.headers.get(MODE, "auto"))
             one.verdict, one.decision, one.reason = verdict, verdict.decision, verdict.reason
             if verdict.label is not None and await self._answered(one, verdict.label, "handled"):
@@ -133,6 +95,11 @@ class Plane:
     async def _admitted(self, one: Exchange) -> bool:
         gate = one.serving.gate
         caller = gate.caller(one.headers)
+        try:
+            caller = caller or await gate.check(one.headers, source_of(one.scope))
+        except UncheckedError as error:
+            await self._refuse(one, 429, "too many unknown keys", {"retry-after": str(int(error.wait) + 1)})
+            return False
         if caller is None:
             await self._refuse(one, 401, "no key of this gateway was shown")
             return False
@@ -147,17 +114,28 @@ class Plane:
 
     def _match(self, one: Exchange, call: Call) -> None:
         lines = one.serving.lines
-        accepted = {name: line.accepted(line.policy) for name, line in lines.items()}
-        one.match = one.serving.tasks.match(call, one.headers, accepted)
+        one.match = one.serving.tasks.match(call, one.headers, one.serving.accepted)
         if one.match is not None:
             one.line = lines[one.match.task.name]
             one.reason = ""
 
-    async def _translatable(self, one: Exchange, call: Call, match: Match) -> bool:
-        """Whether the task's upstream can be asked; what it needs is made ready."""
-        upstream = one.serving.config.upstream(match.task.upstream)
+    async def _ready(self, one: Exchange, *, known: bool) -> bool:
+        """Read the call, and find its task; False where the caller, or the task's upstream, cannot be served."""
+        if known:
+            try:
+                one.call = one.codec.read(one.body)
+            except CodecError:
+                one.reason = "unread"
+        if one.call is not None:
+            self._match(one, one.call)
+        if not one.caller.may(one.task or None):
+            await self._refuse(one, 403, "this key does not reach this task", None)
+            return False
+        if one.call is None or one.match is None:
+            return True
+        upstream = one.serving.config.upstream(one.match.task.upstream)
         try:
-            one.translation = translation(call, match.task, upstream, match.teacher)
+            one.translation = translation(one.call, one.match.task, upstream, one.match.teacher)
         except CodecError as error:
             problem = f"upstream {upstream.name!r} speaks another format, into which this cannot be translated: {error}"
             one.reason = "untranslatable"
@@ -213,23 +191,16 @@ class Plane:
         """Ask the upstream and hand its answer on. An audit whose label does not come back is recorded as failed."""
         label: str | None = None
         usage: Usage | None = None
-        one.overhead = self._gateway.clock() - one.begun
-        readable = one.call is not None
+        copy: bytes | None = None
+        left = False
         try:
-            if one.translation is not None and one.call is not None:
-                said = await self._translated(one, one.call, one.translation, chain)
-                label, usage = said.label, said.usage
-                return
-            scope = one.scope
-            target = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
-            if scope["query_string"]:
-                target += "?" + scope["query_string"].decode("latin-1")
-            reply = await chain.send(
-                scope["method"], target, scope["headers"], one.body,
-                readable=readable, withheld=one.caller.withheld,
-            )  # fmt: skip
-            async with reply:
+            slots = self._gateway.admission.at(chain.name, one.serving.config.limits)
+            async with slots, await self._sent(one, chain) as reply:
                 if reply.status >= 500 and await self._degraded(one):
+                    return
+                if one.translation is not None and one.call is not None:
+                    said = await self._interpreted(one, one.call, one.translation, reply)
+                    label, usage = said.label, said.usage
                     return
                 tee = Tee(reply.chunks, _COPIED if one.call is not None else 0, reply.header("content-encoding"))
                 try:
@@ -238,27 +209,61 @@ class Plane:
                     if reply.status < 300 and (copy := tee.so_far) is not None:
                         label, usage = self._read(one, reply, copy)
         except UpstreamError as error:
+            self._broke(one, error, counted=error.kind != "busy")
             if one.status == 0 and not await self._degraded(one):
                 more = {} if error.retry_after is None else {"retry-after": str(int(error.retry_after) + 1)}
-                await self._refuse(one, STATUS[error.kind], f"upstream {error.upstream!r} did not answer", more)
+                what = "has as many requests as may wait" if error.kind == "busy" else "did not answer"
+                await self._refuse(one, STATUS[error.kind], f"upstream {error.upstream!r} {what}", more)
+        except asyncio.CancelledError:
+            left = True
+            raise
         except ValueError:
             if one.status:
                 raise
             await self._refuse(one, 400, "the request cannot be sent on: its target or a header is malformed")
         finally:
+            if one.span is not None:
+                one.span.over(None if copy is None else one.codec.reply(copy), usage, left=left)
             self._keep(one, label, usage)
 
-    async def _translated(self, one: Exchange, call: Call, asked: Translation, chain: Chain) -> Said:
-        """Ask in the upstream's format, and answer in the client's."""
-        given: dict[str, Any] = {"id": one.id, "created": int(self._gateway.now())}
-        said, parts = await interpreted(chain, call, asked, one.scope["headers"], one.caller.withheld, **given)
+    async def _interpreted(self, one: Exchange, call: Call, asked: Translation, reply: Reply) -> Said:
+        """Answer in the client's format what was asked in the upstream's."""
+        said = await heard(asked.call, reply)
+        told, parts = parts_of(call, said, id=one.id, created=int(self._gateway.now()))
         if parts:
             one.facts = said.facts
             await self._write(one, call, parts, said.headers)
-        elif said.status < 500 or not await self._degraded(one):
+        elif told.status < 500 or not await self._degraded(one):
             wait = {key.decode(): value.decode("latin-1") for key, value in said.headers if key == b"retry-after"}
-            await self._refuse(one, said.status, said.message, wait)
+            await self._refuse(one, told.status, told.message, wait)
         return said
+
+    async def _sent(self, one: Exchange, chain: Chain) -> Reply:
+        scope, asked = one.scope, one.translation
+        one.overhead = self._gateway.clock() - one.begun
+        target = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
+        if scope["query_string"]:
+            target += "?" + scope["query_string"].decode("latin-1")
+        headers, body = scope["headers"], one.body
+        if one.span is not None:
+            headers = one.span.ask(
+                headers, one.call, one.match.task.teacher if one.match is not None else None, one.task
+            )
+        if asked is not None:
+            target, headers, body = asked.path, fitted(asked.call, headers), asked.body
+        reply = await chain.send(
+            scope["method"], target, headers, body,
+            readable=one.call is not None, withheld=one.caller.withheld,
+        )  # fmt: skip
+        if one.span is not None:
+            one.span.answered(one.serving.config.upstream(reply.upstream), reply.status, reply.attempts)
+        return reply
+
+    def _broke(self, one: Exchange, error: UpstreamError, *, counted: bool) -> None:
+        if not counted:
+            self._gateway.metrics.upstreams.failed(error.upstream, error.kind)
+        if one.span is not None:
+            one.span.failed(one.serving.config.upstream(error.upstream), error.kind)
 
     async def _degraded(self, one: Exchange) -> bool:
         """Answer with the surrogate's best label where the task says so, and the policy is in service."""
@@ -275,6 +280,7 @@ class Plane:
             async for chunk in tee:
                 await one.send({"type": "http.response.body", "body": chunk, "more_body": True})
         except UpstreamError as error:
+            self._broke(one, error, counted=False)
             # The head is out: a stream can still say what happened; else the connection ends early, as it did there.
             if (reply.header("content-type") or "").startswith("text/event-stream"):
                 event = one.codec.error_event(STATUS[error.kind], f"upstream {error.upstream!r}: the answer broke off")
@@ -324,6 +330,8 @@ class Plane:
     async def _refuse(self, one: Exchange, status: int, message: str, more: Mapping[str, str] | None = None) -> None:
         """An error in the shape of the client's format."""
         one.status = status
+        if one.unread:
+            await discard(one.scope, one.receive, one.headers)
         body = one.codec.error(status, message)
         head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *self._told(one)]
         head += [(name.encode(), value.encode()) for name, value in (more or {}).items()]
@@ -332,20 +340,19 @@ class Plane:
 
     def _told(self, one: Exchange) -> list[tuple[bytes, bytes]]:
         overhead = one.overhead if one.overhead is not None else self._gateway.clock() - one.begun
-        told = {
-            "call-id": one.id,
-            "decision": one.decision,
-            "reason": one.reason,
-            "overhead-ms": f"{overhead * 1e3:.3f}",
-        }
+        told = [
+            (b"x-tracer-call-id", one.id), (b"x-tracer-decision", one.decision), (b"x-tracer-reason", one.reason),
+            (b"x-tracer-overhead-ms", f"{overhead * 1e3:.3f}"),
+        ]  # fmt: skip
         answer = one.verdict.answer if one.verdict is not None else None
         if answer is not None and answer.seen is not None:
-            told |= {"score": f"{answer.score:.6g}", "threshold": f"{answer.threshold:.6g}"}
+            told.append((b"x-tracer-score", f"{answer.score:.6g}"))
+            told.append((b"x-tracer-threshold", f"{answer.threshold:.6g}"))
         if answer is not None and answer.policy is not None:
-            told["policy"] = answer.policy
+            told.append((b"x-tracer-policy", answer.policy))
         if one.saved is not None:
-            told["saved-usd"] = f"{one.saved:.8f}"
-        return [(f"x-tracer-{name}".encode(), value.encode("latin-1", "replace")) for name, value in told.items()]
+            told.append((b"x-tracer-saved-usd", f"{one.saved:.8f}"))
+        return [(name, value.encode("latin-1", "replace")) for name, value in told]
 
     def _over(self, one: Exchange) -> None:
         latency = self._gateway.clock() - one.begun
@@ -354,6 +361,12 @@ class Plane:
         metrics.count(one.task, one.decision, one.reason, one.status, overhead, latency)
         if one.saved is not None:
             metrics.saved.labels(one.task).inc(float(one.saved))
+        if one.span is not None:
+            answer = one.verdict.answer if one.verdict is not None else None
+            one.span.end(
+                one.status, id=one.id, task=one.task, decision=one.decision, reason=one.reason,
+                call=one.call, answer=answer, saved=one.saved,
+            )  # fmt: skip
         if log.isEnabledFor(logging.INFO):
             policy = one.verdict.answer.policy if one.verdict is not None else None
             line = {
@@ -362,25 +375,6 @@ class Plane:
                 "overhead_ms": round(overhead * 1e3, 3), "bytes": len(one.body), "key": one.caller.name,
             }  # fmt: skip
             log.info("%s", json.dumps(line))
-
-
-async def read_body(receive: Receive, headers: Mapping[str, str], limit: int) -> bytes:
-    """A whole body. Raises TooLargeError as soon as that is known, ClientGoneError where the client left."""
-    length = headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
-        raise TooLargeError
-    parts, size = [], 0
-    while True:
-        message: Message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise TooLargeError
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
 
 
 async def gone(receive: Receive) -> None:

@@ -22,6 +22,7 @@ from tracer.gateway.settings import InputSelector
 CUT = "\x00"
 """Stands in the prompt where variable text was. A NUL that a caller sends is escaped, so that it stands for itself."""
 
+_TURNS = 4
 _CACHED = 32_768
 """Longer prompts are digested each time: what callers send must not fill the memory."""
 
@@ -63,8 +64,18 @@ def select(call: Call, selector: InputSelector) -> Selection | None:
 
 def fingerprint(selection: Selection) -> str:
     """The digest of the prompt, 32 hexadecimal digits: the same on each wire that brings the same instructions."""
-    parts: list[str] = [selection.system, selection.schema]
-    for role, digest in selection.turns:
+    turns = selection.turns
+    return (_short_print if len(turns) <= _TURNS else _print)(selection.system, selection.schema, turns)
+
+
+@lru_cache(maxsize=128)
+def _short_print(system: str, schema: str, turns: tuple[tuple[str, str], ...]) -> str:
+    return _print(system, schema, turns)
+
+
+def _print(system: str, schema: str, turns: tuple[tuple[str, str], ...]) -> str:
+    parts = [system, schema]
+    for role, digest in turns:
         parts += [role, digest]
     return _sha(json.dumps(parts))[:32]
 

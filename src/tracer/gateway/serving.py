@@ -9,10 +9,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tracer.cost import price_of
 from tracer.errors import TracerError
 from tracer.gateway import upstream as upstreams
+from tracer.gateway.admission import Admission
 from tracer.gateway.auth import Gate
 from tracer.gateway.calls import Call
 from tracer.gateway.discovery import Discovery
@@ -21,10 +23,14 @@ from tracer.gateway.lines import TaskLine
 from tracer.gateway.metrics import Metrics
 from tracer.gateway.retrying import Retries
 from tracer.gateway.settings import GatewayConfig, Upstream
-from tracer.gateway.tasks import TaskSet
-from tracer.gateway.upstream import Chain, Client, Timeouts
+from tracer.gateway.tasks import Accepted, TaskSet
+from tracer.gateway.telemetry import Telemetry
+from tracer.gateway.upstream import Chain, Client, Timeouts, Watch
 from tracer.serving.coins import Rng
 from tracer.types import Usage
+
+if TYPE_CHECKING:
+    from tracer.gateway.pages.looks import Look, Looks
 
 log = logging.getLogger("tracer.gateway")
 
@@ -32,6 +38,8 @@ TEND_S = 30.0
 OFF = "OFF"
 _WATCHED = 1_000
 _RETIRE_S = 600.0
+_CONNECTIONS = 200
+_WORSE = ("closed", "half_open", "open")
 
 
 class Chains:
@@ -40,8 +48,8 @@ class Chains:
     Made as they are needed; raises ConfigError for upstreams that cannot be asked in turn.
     """
 
-    def __init__(self, config: GatewayConfig) -> None:
-        self._config = config
+    def __init__(self, config: GatewayConfig, watch: Watch | None = None) -> None:
+        self._config, self._watch = config, watch
         self._made: dict[tuple[str, str | None], tuple[Chain, list[Client]]] = {}
         for known in config.upstreams:
             self.of(known.name, None)
@@ -53,8 +61,8 @@ class Chains:
         if (name, model) not in self._made:
             first = self._config.upstream(name)
             order = [first, *(self._config.upstream(other) for other in first.fallbacks)]
-            clients = [Client(_settings(one, model)) for one in order]
-            self._made[name, model] = Chain(clients), clients
+            clients = [Client(_settings(one, model, self._config.limits.upstream_concurrency)) for one in order]
+            self._made[name, model] = Chain(clients, watch=self._watch), clients
         return self._made[name, model][0]
 
     def default(self, *, anthropic: bool) -> Chain:
@@ -65,8 +73,12 @@ class Chains:
 
     @property
     def breakers(self) -> dict[str, str]:
-        """State of each upstream's breaker."""
-        return {name: state for chain, _ in self._made.values() for name, state in chain.breakers.items()}
+        """State of each upstream's breaker; of the worst, where it is asked for several models."""
+        found: dict[str, str] = {}
+        for chain, _ in self._made.values():
+            for name, state in chain.breakers.items():
+                found[name] = max(found.get(name, "closed"), state, key=_WORSE.index)
+        return found
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -86,10 +98,20 @@ class Serving:
     gate: Gate
     running: int = field(default=0)
 
+    def accepted(self, task: str) -> Accepted:
+        """The (teacher, prompt) pairs that a task's policy in force was fitted under."""
+        return self.lines[task].accepted
+
     @classmethod
-    def make(cls, config: GatewayConfig, before: Serving | None = None, rng: Rng | None = None) -> Serving:
+    def make(
+        cls,
+        config: GatewayConfig,
+        before: Serving | None = None,
+        rng: Rng | None = None,
+        watch: Watch | None = None,
+    ) -> Serving:
         """From a config; lines of tasks that are as they were go on. Raises ConfigError, StoreError."""
-        chains = Chains(config)
+        chains = Chains(config, watch)
         same = before is not None and (before.config.home, before.config.database, before.config.limits.queue) == (
             config.home, config.database, config.limits.queue
         )  # fmt: skip
@@ -105,7 +127,13 @@ class Serving:
                 if line not in old.values():
                     line.close(0.0)
             raise
-        return cls(config, TaskSet(config.tasks), lines, chains, Gate(config))
+        return cls(
+            config,
+            TaskSet(config.tasks),
+            lines,
+            chains,
+            Gate(config, before=before.gate if before is not None else None),
+        )
 
 
 class Gateway:
@@ -124,6 +152,9 @@ class Gateway:
         self._first, self._reader, self._rng, self._tend_s = config, reader, rng, tend_s
         self.clock, self.now = clock, now
         self.metrics, self.discovery = Metrics(), Discovery()
+        self.admission = Admission(self.metrics.upstreams)
+        self.telemetry: Telemetry | None = None
+        self._looks: Looks | None = None
         self.ready = False
         self.unwatched = 0
         self._serving: Serving | None = None
@@ -146,11 +177,13 @@ class Gateway:
         """Open stores and load policies; once. Raises TracerError."""
         if self._serving is None:
             price_of("gpt-4o-mini")  # reads the price list, for which no request is to wait
-            self._serving = Serving.make(self._first, None, self._rng)
+            self._serving = Serving.make(self._first, None, self._rng, self.metrics.upstreams)
 
     async def start(self) -> None:
         """Open, where nobody did, and begin. Raises TracerError."""
         await asyncio.to_thread(self.open)
+        if self._first.telemetry.enabled and self.telemetry is None:
+            self.telemetry = await asyncio.to_thread(Telemetry.start, self._first.telemetry)
         self.background(self._every())
         self.background(self._discover())
         self.ready = True
@@ -166,13 +199,17 @@ class Gateway:
             self.discovery.observe(call, output, at=at, usage=usage)
         await asyncio.to_thread(self._save)
         await asyncio.gather(*(asyncio.to_thread(line.close) for line in self.serving.lines.values()))
+        if self._looks is not None:
+            self._looks.close()
         await self.serving.chains.aclose()
+        if self.telemetry is not None:
+            await asyncio.to_thread(self.telemetry.close)
 
     async def reload(self) -> None:
         """Take up the config file as it is now; on an error the old state goes on. Raises TracerError."""
         old = self.serving
         config = await asyncio.to_thread(self._reader) if self._reader is not None else old.config
-        new = await asyncio.to_thread(Serving.make, config, old, self._rng)
+        new = await asyncio.to_thread(Serving.make, config, old, self._rng, self.metrics.upstreams)
         self._serving = new
         self.background(self._retire(old, new))
 
@@ -207,6 +244,28 @@ class Gateway:
             except TracerError as error:
                 log.warning("tallies of task %s wait: %s", line.task.name, type(error).__name__)
         await asyncio.to_thread(self._save)
+        for look in await (await self.looks()).tend(tuple(self.serving.lines.values())):
+            self._tell(look)
+
+    async def looks(self) -> Looks:
+        """What is known of the tasks, for people. Loaded when it is first wanted: no request is to wait for it."""
+        if self._looks is None:
+            made = await asyncio.to_thread(_make_looks, self.now)
+            self._looks = self._looks or made
+        return self._looks
+
+    def _tell(self, look: Look) -> None:
+        found = look.agreement
+        if found is None or not found.behind:
+            self.metrics.live(
+                look.name,
+                None if found is None else found.agreement,
+                None if found is None or not found.n_handled else (found.low, found.high),
+                None if found is None else found.target,
+                0 if found is None else found.n_handled,
+                found is not None and found.status == "alarm",
+                0 if found is None else len(found.warnings) + (found.status == "warn"),
+            )
 
     async def _every(self) -> None:
         while True:
@@ -239,12 +298,19 @@ class Gateway:
         await old.chains.aclose()
 
 
-def _settings(one: Upstream, model: str | None) -> upstreams.Upstream:
+def _make_looks(now: Callable[[], float]) -> Looks:
+    from tracer.gateway.pages.looks import Looks
+
+    return Looks(now)
+
+
+def _settings(one: Upstream, model: str | None, most: int) -> upstreams.Upstream:
     key = one.api_key.reveal() if one.api_key is not None else None
     auth: Auth | None = None
     if key is not None:
         auth = "x-api-key" if one.kind == "anthropic" else "bearer"
     times = Timeouts(one.connect_timeout_s, one.timeout_s, max(Timeouts().total_s, one.timeout_s))
     return upstreams.Upstream(
-        one.name, one.base_url, key, auth, model, timeouts=times, retries=Retries(attempts=1 + one.retries)
-    )
+        one.name, one.base_url, key, auth, model, timeouts=times, retries=Retries(attempts=1 + one.retries),
+        max_connections=max(_CONNECTIONS, most),
+    )  # fmt: skip

@@ -13,7 +13,7 @@ from tracer.gateway.credentials import HIDDEN, KeyHash, Secret
 UpstreamKind = Literal["openai", "anthropic", "decisions", "systemone"]
 Mode = Literal["observe", "shadow", "canary", "live"]
 WhenDown = Literal["error", "degraded"]
-Capture = Literal["full", "hash", "off"]
+Capture = Literal["full", "features", "hash", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 History = Literal["prompt", "ignore"]
 SPOKEN: Mapping[UpstreamKind, tuple[Wire, ...]] = {
@@ -139,11 +139,28 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what one gateway takes: bytes of a body, requests a second of all keys together, traces that wait."""
+    """Bounds on what one gateway takes: bytes of a body, requests a second of all keys together, traces that wait.
+
+    ``concurrency`` is how many requests may be under way. Of those, ``upstream_concurrency`` may ask one upstream, with
+    its fall-backs, at a time; ``upstream_waiting`` more wait for that, each ``upstream_wait_s`` seconds at most.
+    """
 
     body_bytes: int = 4 << 20
     requests_per_s: float | None = None
     queue: int = 10_000
+    concurrency: int = 10_000
+    upstream_concurrency: int = 200
+    upstream_waiting: int = 1_000
+    upstream_wait_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetrySettings:
+    """OpenTelemetry. Where it goes to, and how, is said by the ``OTEL_*`` variables of the environment, as is the name
+    of the service where ``service_name`` is None; ``tracer``, where neither says one."""
+
+    enabled: bool = False
+    service_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +179,7 @@ class GatewayConfig:
     admin: KeyHash | None = None
     limits: Limits = field(default_factory=Limits)
     log_level: LogLevel = "info"
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
 
     def task_home(self, task: str) -> Path:
         """The home folder of a task."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from tracer.gateway.calls import Call
@@ -10,8 +10,8 @@ from tracer.gateway.selecting import fingerprint, select
 from tracer.gateway.settings import InputSelector, TaskConfig
 
 HEADER = "x-tracer-task"
-Accepted = Mapping[str, Collection[tuple[str | None, str | None]]]
-"""By task, the (teacher, prompt) pairs that its policy in force was fitted under: a line's ``fingerprints``."""
+Accepted = Collection[tuple[str | None, str | None]]
+"""The (teacher, prompt) pairs that a policy in force was fitted under: a line's ``fingerprints``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class TaskSet:
             for digest in task.fingerprints:
                 self._printed.setdefault(task.input, {})[digest] = task
 
-    def match(self, call: Call, headers: Mapping[str, str], accepted: Accepted) -> Match | None:
-        """The task of a call, or None: it passes through.
+    def match(self, call: Call, headers: Mapping[str, str], accepted: Callable[[str], Accepted]) -> Match | None:
+        """The task of a call, or None: it passes through. ``accepted`` says what holds for a task, by name.
 
         The first that fits of the model's alias, the header ``x-tracer-task`` (``headers`` have lower-case names), and
         the fingerprint. A call that allows other labels than the task declares is not the task, nor is one without
@@ -49,7 +49,7 @@ class TaskSet:
         for task in self._candidates(call, headers):
             if task.labels is not None and call.options is not None and set(call.options) != set(task.labels):
                 continue
-            if (match := matched(task, call, accepted.get(task.name, ()))) is not None:
+            if (match := matched(task, call, accepted(task.name))) is not None:
                 return match
         return None
 
@@ -66,7 +66,7 @@ class TaskSet:
                 yield found
 
 
-def matched(task: TaskConfig, call: Call, accepted: Collection[tuple[str | None, str | None]]) -> Match | None:
+def matched(task: TaskConfig, call: Call, accepted: Accepted) -> Match | None:
     """The call as one of this task; None where its text is not where the task has it."""
     selection = select(call, task.input)
     if selection is None:
@@ -75,6 +75,6 @@ def matched(task: TaskConfig, call: Call, accepted: Collection[tuple[str | None,
     return Match(task, selection.text, teacher, prompt, _known(teacher, prompt, accepted))
 
 
-def _known(teacher: str, prompt: str, accepted: Collection[tuple[str | None, str | None]]) -> bool:
+def _known(teacher: str, prompt: str, accepted: Accepted) -> bool:
     """Whether a policy of these labels may answer. What is not named, as in an imported log, contradicts nothing."""
     return any(t in (None, teacher) and p in (None, prompt) for t, p in accepted)

@@ -14,10 +14,11 @@ from tracer.gateway.composing import asked
 from tracer.gateway.deciding import Verdict
 from tracer.gateway.headers import CREDENTIALS
 from tracer.gateway.lines import TaskLine
+from tracer.gateway.replies import Reply
 from tracer.gateway.serving import Gateway, Serving
 from tracer.gateway.settings import Asking
 from tracer.gateway.tasks import Match, matched
-from tracer.gateway.translating import STATUS, Said, Translation, ask, native
+from tracer.gateway.translating import STATUS, Said, Translation, fitted, heard, native
 from tracer.types import FAILED
 
 
@@ -41,7 +42,7 @@ class Taught:
 
 def prepared(line: TaskLine, asking: Asking, texts: Sequence[str]) -> list[Prepared]:
     """The calls of these texts. Raises CodecError for a text that the task's input does not find in its own call."""
-    accepted = line.accepted(line.policy)
+    accepted = line.accepted
     out = []
     for text in texts:
         body, call = asked(line.task, asking, text)
@@ -70,6 +71,7 @@ class Teaching:
         self._gateway, self._line, self._store, self._withheld = gateway, line, store, withheld
         self._upstream = serving.config.upstream(asking.upstream or task.upstream)
         self._chain = serving.chains.of(self._upstream.name, task.teacher)
+        self._slots = gateway.admission.at(self._chain.name, serving.config.limits)
         # Of a native call's headers the credentials alone concern the upstream.
         self._headers = [(name, value) for name, value in headers if name.lower() in CREDENTIALS]
         self._free = asyncio.Semaphore(asking.at_once)
@@ -81,14 +83,15 @@ class Teaching:
     async def _one(self, id: str, one: Prepared, verdict: Verdict) -> Taught:  # noqa: A002
         said: Said | None = None
         try:
-            async with self._free:
-                said = await ask(self._chain, self._asked(one), self._headers, withheld=self._withheld)
+            asked = native(one.body, one.call, self._line.task, self._upstream, one.match.teacher)
+            async with self._free, self._slots, await self._sent(asked) as reply:
+                said = await heard(asked.call, reply)
             if said.status >= 300:
-                return Taught(
-                    None, self._status(said.status), f"the teacher's upstream says: {said.message or said.status}"
-                )
+                return Taught(None, self._status(said.status), f"the teacher's upstream says: {said.message}")
             return Taught(said.label) if said.label else Taught(None, 502, "the teacher's answer has no label")
         except UpstreamError as error:
+            if error.kind == "busy":
+                self._gateway.metrics.upstreams.failed(error.upstream, error.kind)
             return Taught(None, STATUS[error.kind], f"upstream {error.upstream!r} did not answer")
         except ValueError as error:
             problem = str(error) if isinstance(error, CodecError) else "a header is malformed"
@@ -101,8 +104,9 @@ class Teaching:
         """That of an upstream's error; where the gateway's own key or request is at fault, the caller's is not."""
         return status if status in (408, 429) or status >= 500 or self._upstream.api_key is None else 502
 
-    def _asked(self, one: Prepared) -> Translation:
-        return native(one.body, one.call, self._line.task, self._upstream, one.match.teacher)
+    async def _sent(self, asked: Translation) -> Reply:
+        headers = fitted(asked.call, self._headers)
+        return await self._chain.send("POST", asked.path, headers, asked.body, withheld=self._withheld)
 
     def _keep(self, id: str, match: Match, verdict: Verdict, said: Said | None) -> None:  # noqa: A002
         """Record what was said; of an audit also that nothing was."""

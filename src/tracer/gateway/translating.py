@@ -18,15 +18,19 @@ from tracer.gateway.codecs.bodies import canonical, dumps
 from tracer.gateway.codecs.choices import ChoiceCodec
 from tracer.gateway.codecs.schemas import label_of
 from tracer.gateway.composing import Question, composed
+from tracer.gateway.replies import Reply
 from tracer.gateway.settings import TaskConfig, Upstream
-from tracer.gateway.upstream import Chain
 from tracer.types import Usage
 
 _CHOICES: tuple[Wire, ...] = ("decisions", "systemone")
 _PATH = {codec.wire: path for path, codec in PATHS.items()}
 _VERSION = (b"anthropic-version", b"2023-06-01")
+_OF_THE_REQUEST = (b"content-type", b"content-encoding", b"accept")
+_OF_THE_ANSWER = (b"content-type", b"content-length", b"content-encoding")
 _MOST = 1 << 20
-STATUS: Mapping[UpstreamFault, int] = {"timeout": 504, "connect": 502, "cut": 502, "breaker_open": 503, "status": 502}
+STATUS: Mapping[UpstreamFault, int] = {
+    "timeout": 504, "connect": 502, "cut": 502, "breaker_open": 503, "busy": 503, "status": 502,
+}  # fmt: skip
 """What a client is told of an upstream that gave no answer."""
 
 
@@ -85,41 +89,30 @@ def _asked(wire: Wire, model: str, question: Question) -> Translation:
     return Translation(_PATH[wire], body, CODECS[wire].read(body))
 
 
-async def ask(
-    chain: Chain, asked: Translation, headers: Iterable[tuple[bytes, bytes]], *, withheld: tuple[bytes, ...] = ()
-) -> Said:
-    """Ask and read the answer. Raises UpstreamError, and ValueError for headers that HTTP cannot carry."""
-    given = [(name, value) for name, value in headers if name.lower() not in (b"content-type", b"accept")]
+def fitted(there: Call, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """A client's headers as they go with a translated request."""
+    given = [(name, value) for name, value in headers if name.lower() not in _OF_THE_REQUEST]
     given.append((b"content-type", b"application/json"))
-    if asked.call.wire == "anthropic.messages" and all(name.lower() != _VERSION[0] for name, _ in given):
+    if there.wire == "anthropic.messages" and all(name.lower() != _VERSION[0] for name, _ in given):
         given.append(_VERSION)
-    reply = await chain.send("POST", asked.path, given, asked.body, withheld=withheld)
+    return given
+
+
+async def heard(there: Call, reply: Reply) -> Said:
+    """What a reply to a request that reads as ``there`` says; it is closed then. Raises UpstreamError."""
     body = await reply.read(_MOST)
-    codec = CODECS[asked.call.wire]
-    kept = tuple(pair for pair in reply.headers if pair[0] not in _OF_THE_BODY)
+    kept = tuple(pair for pair in reply.headers if pair[0] not in _OF_THE_ANSWER)
     if reply.status >= 300:
-        return Said(reply.status, kept, message=_message(body))
-    facts = codec.facts(asked.call, body) if isinstance(codec, ChoiceCodec) else {}
-    return Said(reply.status, kept, codec.label(asked.call, body), codec.usage(body), facts)
+        return Said(reply.status, kept, message=_message(body) or f"the upstream answered with status {reply.status}")
+    codec = CODECS[there.wire]
+    facts = codec.facts(there, body) if isinstance(codec, ChoiceCodec) else {}
+    return Said(reply.status, kept, codec.label(there, body), codec.usage(body), facts)
 
 
-_OF_THE_BODY = (b"content-type", b"content-length", b"content-encoding")
-
-
-async def interpreted(
-    chain: Chain,
-    call: Call,
-    asked: Translation,
-    headers: Iterable[tuple[bytes, bytes]],
-    withheld: tuple[bytes, ...],
-    *,
-    id: str,  # noqa: A002
-    created: int,
-) -> tuple[Said, list[bytes]]:
-    """Ask, and the parts of an answer in the client's format; none where there is an error to tell. Raises as `ask`."""
-    said = await ask(chain, asked, headers, withheld=withheld)
+def parts_of(call: Call, said: Said, *, id: str, created: int) -> tuple[Said, list[bytes]]:  # noqa: A002
+    """The parts of an answer to ``call``; none where there is an error to tell, which stands in what is returned."""
     if said.status >= 300:
-        return replace(said, message=said.message or f"the upstream answered with status {said.status}"), []
+        return said, []
     if said.label is None:
         return replace(said, status=502, message="the upstream's answer has no label"), []
     codec = CODECS[call.wire]

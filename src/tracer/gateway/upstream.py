@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import httpx2
@@ -73,6 +74,16 @@ class Upstream:
         """Scheme and host with its port: who sees what is sent."""
         parts = urlsplit(self.base_url)
         return parts.scheme, parts.netloc.lower()
+
+
+class Watch(Protocol):
+    """Who is told of attempts: each one's end, and that an upstream is asked again, or in place of another."""
+
+    def asked(self, upstream: str, seconds: float, kind: UpstreamFault | None) -> None: ...
+
+    def again(self, upstream: str) -> None: ...
+
+    def fell_back(self, upstream: str) -> None: ...
 
 
 class Client:
@@ -163,11 +174,12 @@ class Chain:
         clients: Sequence[Client],
         *,
         rng: Rng | None = None,
+        watch: Watch | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         if not clients:
             raise ConfigError("upstreams: there must be at least one")
-        self._clients, self._sleep = tuple(clients), sleep
+        self._clients, self._sleep, self._watch = tuple(clients), sleep, watch
         # The jitter keeps many gateways apart, so its default differs from process to process.
         self._rng: Rng = random.SystemRandom() if rng is None else rng
         first = clients[0].upstream
@@ -180,6 +192,11 @@ class Chain:
                     f"{first.name!r}: name its key, or say auth: client or auth: none"
                 )
             self._auths.append(auth)
+
+    @property
+    def name(self) -> str:
+        """The upstream that is asked first."""
+        return self._clients[0].upstream.name
 
     @property
     def breakers(self) -> dict[str, State]:
@@ -217,15 +234,19 @@ class Chain:
                 content = body if model is None else _renamed(body, model)
                 for k in range(client.upstream.retries.attempts):
                     attempts += 1
+                    at = client.clock()
+                    self._begun(client, k, attempts)
                     try:
                         reply = await client.ask(method, target, sent, content, begun, attempts)
                     except UpstreamError as error:
                         last = error
+                        self._told(client, at, error)
                     else:
                         held, before = reply, held
                         if before is not None:
                             await before.aclose()
                         refusal = reply.failure()
+                        self._told(client, at, refusal)
                         if refusal is None:
                             held = None
                             return reply
@@ -241,6 +262,15 @@ class Chain:
         finally:
             if held is not None:
                 await held.aclose()
+
+    def _begun(self, client: Client, k: int, attempts: int) -> None:
+        if self._watch is not None and attempts > 1:
+            (self._watch.again if k else self._watch.fell_back)(client.upstream.name)
+
+    def _told(self, client: Client, begun: float, failed: UpstreamError | None) -> None:
+        if self._watch is not None:
+            kind = None if failed is None else failed.kind
+            self._watch.asked(client.upstream.name, client.clock() - begun, kind)
 
 
 def _renamed(body: bytes, model: str) -> bytes:

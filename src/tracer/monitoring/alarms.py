@@ -133,6 +133,14 @@ class Monitor:
         floor = max(self.promised - self.config.class_slack, _LEAST)
         return ClassWatch(floor, self.n_classes, self.config.rollback_delta)
 
+    def intervals(
+        self, n_disagreed: ArrayLike, n_handled: ArrayLike
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Bounds of a constant agreement after so many handled audits, right at all counts at once; arrays broadcast."""
+        prior = (1.0, max(1.0 / self.allowed - 1.0, 0.5))
+        low, high = confidence.constant_rate(n_disagreed, n_handled, self.config.level, prior)
+        return 1.0 - high, 1.0 - low
+
     def start(self) -> MonitorState:
         """The state before any audit."""
         return MonitorState(self, self.restart, self.detector.start())
@@ -293,9 +301,8 @@ class MonitorState:
     @property
     def interval(self) -> tuple[float, float]:
         """Agreement of the policy if it is constant: a confidence sequence, right at all times at once."""
-        prior = (1.0, max(1.0 / self.monitor.allowed - 1.0, 0.5))
-        low, high = confidence.constant_rate(self.n_disagreed, self.n_handled, self.monitor.config.level, prior)
-        return 1.0 - float(high), 1.0 - float(low)
+        low, high = self.monitor.intervals(self.n_disagreed, self.n_handled)
+        return float(low), float(high)
 
     @property
     def average_interval(self) -> tuple[float, float]:

@@ -5,17 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from tracer.monitoring.warnings import Warning_
 from tracer.stats import binomial
-from tracer.types import FAILED, Trace
+from tracer.types import FAILED
 
 MOST_UNKNOWN = 100
 """Distinct unknown labels that are counted by name; a teacher that rambles makes up new ones for ever."""
 FAILURES = 0.01
 """A warning comes where more of the teacher's calls fail than this, beyond noise."""
 _LEVEL = 0.001
+
+
+class Labelled(Protocol):
+    """A trace, as far as the teacher's label goes."""
+
+    @property
+    def label(self) -> str:
+        """What the teacher said."""
+
+    @property
+    def time(self) -> datetime | None:
+        """When."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +49,7 @@ class TeacherLabels:
     first_failed: str | None = None
     unknown: Mapping[str, Unknown] = field(default_factory=dict)
 
-    def fold(self, numbered: Iterable[tuple[int, Trace]], names: Sequence[str]) -> TeacherLabels:
+    def fold(self, numbered: Iterable[tuple[int, Labelled]], names: Sequence[str]) -> TeacherLabels:
         """The counts after more traces, given with their numbers; ``names``: the label space."""
         space = set(names)
         n, n_failed, n_unknown, first_failed = self.n, self.n_failed, self.n_unknown, self.first_failed

@@ -119,6 +119,16 @@ def read_files(folder: Path) -> dict[str, Content]:
     return files
 
 
+def read_certificate(folder: Path) -> Certificate:
+    """What a policy promises, by its manifest alone: to show, not to serve by. Raises ArchiveError."""
+    try:
+        return Certificate.from_dict(_parse((folder / MANIFEST).read_bytes(), str(folder))["certificate"])
+    except OSError as error:
+        raise ArchiveError(f"{folder}: no policy archive here ({error.strerror}: {MANIFEST})") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArchiveError(f"{folder}: the manifest holds no certificate: {error!r}") from error
+
+
 def _parse(content: bytes, where: str) -> dict[str, Any]:
     try:
         manifest = json.loads(content, parse_constant=_no_constant)

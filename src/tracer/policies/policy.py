@@ -16,7 +16,7 @@ from tracer.features.lexical import LexicalFeatures
 from tracer.learning.candidates import BARS, Candidate, Scored
 from tracer.learning.single import One, SingleScorer
 from tracer.learning.surrogates import BlockName, Blocks
-from tracer.types import Decisions, EmbedderIdentity, Float32, LabelSpace
+from tracer.types import Decided, Decisions, EmbedderIdentity, Float32, LabelSpace, Reason
 
 Family = Literal["global", "l2d", "cascade"]
 Embed = Callable[[Sequence[str]], Float32]
@@ -137,7 +137,7 @@ class Policy:
         """
         inputs = Inputs.of(texts, dense, embed)
         if inputs.n == 1:
-            return self._decide_one(inputs)
+            return Decisions.of([self._decide_one(inputs)])
         if inputs.n == 0:
             empty = np.empty(0)
             return Decisions((), empty, empty.astype(bool), (), empty.astype(np.int8))
@@ -149,8 +149,13 @@ class Policy:
         shown = np.where(staged.stage == 1, scores - _FIRST_STAGE_BONUS, scores)
         return Decisions(tuple(labels.tolist()), shown, handled, tuple(reasons.tolist()), staged.stage)
 
-    def _decide_one(self, inputs: Inputs) -> Decisions:
-        """The same for one input, by the scorer of single rows."""
+    def decide_one(self, text: str | None = None, vector: Float32 | None = None, embed: Embed | None = None) -> Decided:
+        """What ``decide`` says of one input: a text, its embedding (d,), or both. Raises FeatureError as that does."""
+        texts = None if text is None else [text]
+        return self._decide_one(Inputs.of(texts, None if vector is None else vector[None, :], embed))
+
+    def _decide_one(self, inputs: Inputs) -> Decided:
+        """One input by the scorer of single rows, with no array of one row."""
         row = None
         if "lexical" in self.needs:
             if self.lexical is None or inputs.texts is None:
@@ -169,13 +174,8 @@ class Policy:
         if shown is None:
             shown = second.score(row, self._dense(inputs, None)[0] if "dense" in self.needs else None)
             handled = shown.score >= self.threshold
-        return Decisions(
-            (self.space.names[shown.predicted],),
-            np.array([shown.score]),
-            np.array([handled]),
-            ("handled" if handled else BARS[shown.bar],),
-            np.array([stage], dtype=np.int8),
-        )
+        reason: Reason = "handled" if handled else BARS[shown.bar]
+        return Decided(self.space.names[shown.predicted], shown.score, handled, reason, stage)
 
     @cached_property
     def _single(self) -> tuple[SingleScorer | None, SingleScorer]:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tracer import storage
+from tracer.certification.certificate import Certificate
 from tracer.errors import PolicyError
 from tracer.policies import archive
 from tracer.policies.history import Event, History, in_force, with_gaps
@@ -77,6 +78,10 @@ class PolicyRegistry:
             known = ", ".join(self.versions()) or "none"
             raise PolicyError(f"{self.home}: there is no policy {name!r}; versions: {known}")
         return archive.load(archive.read_files(self.folder / name), str(self.folder / name))
+
+    def certificate(self, version: str) -> Certificate:
+        """What a version promises, without loading it. Raises ArchiveError."""
+        return archive.read_certificate(self.folder / version)
 
     def save(self, policy: Policy) -> Policy:
         """Write a policy as the next version and give it back with its version. A number is never given twice."""

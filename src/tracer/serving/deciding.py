@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from tracer.errors import EmbedderError
 from tracer.features.dense import Embedder, checked
+from tracer.policies.policy import Policy
 from tracer.serving.states import State, switched_off
-from tracer.types import Decisions, Float32, Reason
+from tracer.types import Decided, Float32, Reason
 
 log = logging.getLogger("tracer.router")
+
+Fault = Callable[[str], None]
 
 
 def decide(
@@ -24,48 +27,52 @@ def decide(
     embeddings: NDArray[np.floating] | None,
     n: int,
     switch: Path | None,
-    fault: Callable[[str], None],
-) -> Decisions:
-    """Decisions for n inputs; what fails on the surrogate side defers, and ``fault`` is told its name."""
-    if switched_off() or (switch is not None and switch.exists()):
-        return _defer_all(n, "kill_switch")
-    if state.policy is None:
-        return _defer_all(n, "no_policy")
-    if state.foreign:
-        return _defer_all(n, "other_task")
+    fault: Fault,
+) -> list[Decided]:
+    """What is decided of n inputs; what fails on the surrogate side defers, and ``fault`` is told its name."""
+    policy = asked_policy(state, switch)
+    if not isinstance(policy, Policy):
+        return [not_asked(policy)] * n
     embed = _embedding(state.embedder) if state.embedder is not None else None
-    try:
-        return state.policy.decide(texts, embeddings, embed)
-    except Exception as error:
-        outage = isinstance(error, EmbedderError)
-        if n == 1 or outage:
-            # The message of a foreign exception may quote the input: only its kind is logged.
-            log.warning("surrogate failed on %d inputs, deferring: %s", n, type(error).__name__)
-            log.debug("the failure", exc_info=error)
-            fault("fault:embedder" if outage else "fault:policy")
-            return _defer_all(n, "error")
-    # One bad input must not defer its neighbours; an embedder that is down must not be asked again.
-    ones = []
+    if n != 1:
+        try:
+            return policy.decide(texts, embeddings, embed).rows()
+        except EmbedderError as error:
+            return [failed(error, n, fault)] * n
+        except Exception as error:
+            log.debug("%d inputs fail together and are decided one by one", n, exc_info=error)
+    out = []
     for i in range(n):
-        text = None if texts is None else [texts[i]]
-        ones.append(decide(state, text, None if embeddings is None else embeddings[i : i + 1], 1, switch, fault))
-    return _joined(ones)
+        try:
+            vector = None if embeddings is None else np.asarray(embeddings[i], dtype=np.float32)
+            out.append(policy.decide_one(None if texts is None else texts[i], vector, embed))
+        except Exception as error:  # noqa: BLE001 - as above
+            out.append(failed(error, 1, fault))
+    return out
+
+
+def asked_policy(state: State, switch: Path | None) -> Policy | Reason:
+    """The policy that decides now, or why none is asked."""
+    if switched_off() or (switch is not None and switch.exists()):
+        return "kill_switch"
+    if state.policy is None:
+        return "no_policy"
+    return "other_task" if state.foreign else state.policy
+
+
+def not_asked(reason: Reason) -> Decided:
+    """An input that goes to the teacher, no policy having said anything."""
+    return Decided("", float("-inf"), False, reason, 2)
+
+
+def failed(error: Exception, n: int, fault: Fault) -> Decided:
+    """Counts and logs a failure on n inputs; each of them goes to the teacher."""
+    # The message of a foreign exception may quote the input: only its kind is logged.
+    log.warning("surrogate failed on %d inputs, deferring: %s", n, type(error).__name__)
+    log.debug("the failure", exc_info=error)
+    fault("fault:embedder" if isinstance(error, EmbedderError) else "fault:policy")
+    return not_asked("error")
 
 
 def _embedding(embedder: Embedder) -> Callable[[Sequence[str]], Float32]:
     return lambda texts: checked(embedder, texts)
-
-
-def _defer_all(n: int, reason: Reason) -> Decisions:
-    nothing = np.full(n, -np.inf)
-    return Decisions(("",) * n, nothing, np.zeros(n, dtype=bool), (reason,) * n, np.full(n, 2, dtype=np.int8))
-
-
-def _joined(ones: Sequence[Decisions]) -> Decisions:
-    return Decisions(
-        tuple(one.labels[0] for one in ones),
-        np.concatenate([one.scores for one in ones]),
-        np.concatenate([one.handled for one in ones]),
-        tuple(one.reasons[0] for one in ones),
-        np.concatenate([one.stage for one in ones]),
-    )

@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from random import SystemRandom
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,28 +25,16 @@ from tracer.features.dense import Embedder
 from tracer.policies.fingerprints import Fingerprint
 from tracer.policies.policy import Inputs, Policy
 from tracer.policies.serving_settings import Mode, ServingSettings
-from tracer.serving.coins import NOT_ASKED, Rng, final_reason, origin_of, toss
+from tracer.serving.coins import NOT_ASKED, Rng, toss
 from tracer.serving.consulting import Desk, Reply
 from tracer.serving.deciding import decide
+from tracer.serving.drafting import REQUESTED, Draft, answers_of, drafts_of
 from tracer.serving.states import KILL_SWITCH, HomeSource, State, check_embedder, switched_off
 from tracer.serving.tallies import Tallies, Tally
 from tracer.serving.teachers import AsyncTeacher, Teacher
-from tracer.types import Answer, Decisions, Float32, Origin, Reason, Seen, Trace
+from tracer.types import Answer, Decided, Decisions, Float32, Reason, Trace
 
 __all__ = ["KILL_SWITCH", "Router", "check_embedder", "switched_off"]
-
-_REQUESTED: Reason = "requested"
-
-
-class _Draft(NamedTuple):
-    """An answer before the teacher's: ``label`` is the surrogate's where it answers."""
-
-    label: str | None
-    reason: Reason
-    surrogate_label: str | None
-    score: float
-    origin: Origin | None
-    seen: Seen | None
 
 
 class Router:
@@ -101,7 +89,7 @@ class Router:
             prompt=prompt,
             new_id=new_id,
             clock_utc=clock_utc,
-            fault=lambda: self._count({"fault:record": 1}),
+            fault=lambda: self._fault("fault:record"),
         )
 
     @classmethod
@@ -178,6 +166,10 @@ class Router:
         """What one version decided since it was last taken, which starts anew; None where there is no more to take."""
         return self._tallies.take()
 
+    def tallies(self) -> tuple[Tally, ...]:
+        """What was decided since tallies were last taken, by version; taken from nobody."""
+        return self._tallies.peek()
+
     def route(
         self,
         text: str | None = None,
@@ -211,7 +203,7 @@ class Router:
         if self._source is not None and self._source.due():
             self._refresh()
         state, n = self._state, _count(texts, embeddings)
-        drafts = self._draft(state, texts, embeddings, self._plan(state, texts, n, ask_teacher, audited))
+        drafts = self._draft(state, texts, embeddings, n, self._plan(state, texts, n, ask_teacher, audited))
         if self.teacher is None:
             return self._finish(state, drafts, began)
         left = [i for i, draft in enumerate(drafts) if draft.label is None]
@@ -246,13 +238,13 @@ class Router:
         plans = self._plan(state, texts, n, ask_teacher)
         if state.embedder is not None and embeddings is None:
             try:
-                drafts = await asyncio.to_thread(self._draft, state, texts, None, plans)
+                drafts = await asyncio.to_thread(self._draft, state, texts, None, n, plans)
             except asyncio.CancelledError:
                 # Who waits may hang up, on a slow input sooner: the audits among them are not lost.
                 self._desk.give_up(texts, {i: None for i, plan in enumerate(plans) if plan == "audit"})
                 raise
         else:
-            drafts = self._draft(state, texts, embeddings, plans)
+            drafts = self._draft(state, texts, embeddings, n, plans)
         left = [i for i, draft in enumerate(drafts) if draft.label is None]
         if not left or (self.teacher is None and self.async_teacher is None):
             return self._finish(state, drafts, began)
@@ -275,21 +267,16 @@ class Router:
 
         Raises RouteError where there is nothing to decide on, or texts and embeddings are not as many.
         """
-        decisions = self._decide(self._state, texts, embeddings, _count(texts, embeddings))
-        self._count(Counter(decisions.reasons))
-        return decisions
-
-    def _decide(
-        self, state: State, texts: Sequence[str] | None, embeddings: NDArray[np.floating] | None, n: int
-    ) -> Decisions:
-        return decide(state, texts, embeddings, n, self.switch, lambda fault: self._count({fault: 1}))
+        rows = decide(self._state, texts, embeddings, _count(texts, embeddings), self.switch, self._fault)
+        self._count(Counter(row.reason for row in rows))
+        return Decisions.of(rows)
 
     def _plan(
         self, state: State, texts: Sequence[str] | None, n: int, ask_teacher: bool, audited: bool = True
     ) -> Sequence[Reason | None]:
         """Why each input goes to the teacher regardless, drawn before the policy is asked."""
         if ask_teacher:
-            return (_REQUESTED,) * n
+            return (REQUESTED.reason,) * n
         settings = state.settings
         if settings.mode == "live" and settings.audit_rate == 0.0:
             return (None,) * n
@@ -303,77 +290,40 @@ class Router:
         state: State,
         texts: Sequence[str] | None,
         embeddings: NDArray[np.floating] | None,
+        n: int,
         plans: Sequence[Reason | None],
-    ) -> list[_Draft]:
-        n = len(plans)
-        if n and plans[0] == _REQUESTED:
-            self._count({_REQUESTED: n})
-            return [_Draft(None, _REQUESTED, None, float("-inf"), "requested", None)] * n
-        decisions = self._decide(state, texts, embeddings, n)
-        version = state.policy.version if state.policy is not None else ""
-        drafts = []
-        for label, score, handled, decided, plan in zip(
-            decisions.labels,
-            decisions.scores.tolist(),
-            decisions.handled.tolist(),
-            decisions.reasons,
-            plans,
-            strict=True,
-        ):
-            reason = final_reason(plan, decided)
-            drafts.append(
-                _Draft(
-                    label if reason == "handled" else None,
-                    reason,
-                    label or None,
-                    score,
-                    origin_of(reason),
-                    Seen(version, label, handled, score) if label else None,
-                )
-            )
-        if n:
-            asked = decisions.reasons[0] not in NOT_ASKED
-            self._tallies.add(version if asked else None, decisions, plans)
-            self._count({drafts[0].reason: 1} if n == 1 else Counter(draft.reason for draft in drafts))
+    ) -> list[Draft]:
+        if n and plans[0] == REQUESTED.reason:
+            self._count({REQUESTED.reason: n})
+            return [REQUESTED] * n
+        return self._counted(state, decide(state, texts, embeddings, n, self.switch, self._fault), plans)
+
+    def _counted(self, state: State, rows: Sequence[Decided], plans: Sequence[Reason | None]) -> list[Draft]:
+        """The drafts of n inputs, tallied and counted."""
+        drafts = drafts_of(state, rows, plans)
+        if rows:
+            policy = state.policy if rows[0].reason not in NOT_ASKED else None
+            self._tallies.add(policy.version if policy is not None else None, rows, plans)
+            self._count({drafts[0].reason: 1} if len(rows) == 1 else Counter(draft.reason for draft in drafts))
         return drafts
 
     def _finish(
         self,
         state: State,
-        drafts: list[_Draft],
+        drafts: Sequence[Draft],
         began: float,
         replies: Mapping[int, str | RouteError] | None = None,
     ) -> list[Answer]:
-        latency = (self._clock() - began) / max(len(drafts), 1)
-        threshold = state.policy.threshold if state.policy is not None else float("inf")
-        version = state.version
-        out = []
-        for i, (label, reason, surrogate_label, score, origin, seen) in enumerate(drafts):
-            reply = replies.get(i) if replies else None
-            error = reply if isinstance(reply, RouteError) else None
-            if error is not None:
-                self._count({"teacher_error": 1})
-            out.append(
-                Answer(
-                    reply if isinstance(reply, str) else label,
-                    "surrogate" if label is not None else "teacher" if isinstance(reply, str) else "none",
-                    reason if error is None else "teacher_error",
-                    surrogate_label,
-                    score,
-                    threshold,
-                    version,
-                    latency,
-                    error,
-                    origin == "audit",
-                    origin,
-                    seen,
-                )
-            )
-        return out
+        if replies and (n := sum(isinstance(reply, RouteError) for reply in replies.values())):
+            self._count({"teacher_error": n})
+        return answers_of(state, drafts, (self._clock() - began) / max(len(drafts), 1), replies)
+
+    def _fault(self, name: str) -> None:
+        self._count({name: 1})
 
     def _refresh(self) -> None:
         if self._source is not None:
-            self._source.refresh(lambda: self._state, self._swap, lambda: self._count({"fault:reload": 1}))
+            self._source.refresh(lambda: self._state, self._swap, lambda: self._fault("fault:reload"))
 
     def _swap(self, state: State) -> None:
         self._state = state  # one reference: a request has the old or the new

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from tracer.types import Decisions, Reason
+from tracer.types import Decided, Reason
 
 _KEPT = 32
 """Versions that wait to be taken at most; the oldest is given up then."""
@@ -18,8 +18,9 @@ _KEPT = 32
 class Tally:
     """n inputs that reached ``policy`` (None: no policy was asked) in the ``seconds`` from ``started``.
 
-    ``facts``: ``handled`` (whether or not it was served), ``novel``, ``errors`` and ``audits``, and ``labels``: the
-    surrogate's labels and how often each. Inputs for which the caller asked for the teacher are no part of it.
+    ``facts``: ``handled`` (whether or not it was served), ``served``, ``novel``, ``errors`` and ``audits``, and
+    ``labels``: the surrogate's labels and how often each. Inputs for which the caller asked for the teacher are no part
+    of it.
     """
 
     policy: str | None
@@ -34,6 +35,7 @@ class _Running:
     started: datetime
     n: int = 0
     handled: int = 0
+    served: int = 0
     novel: int = 0
     errors: int = 0
     audits: int = 0
@@ -48,21 +50,19 @@ class Tallies:
         self._running: dict[str | None, _Running] = {}
         self._lock = threading.Lock()
 
-    def add(self, policy: str | None, decisions: Decisions, plans: Sequence[Reason | None]) -> None:
-        """Count n inputs with their decisions and what the coins said of them."""
-        handled = decisions.handled.tolist()
+    def add(self, policy: str | None, rows: Sequence[Decided], plans: Sequence[Reason | None]) -> None:
+        """Count n inputs with what was decided of them and what the coins said of them."""
         with self._lock:
             running = self._running.get(policy)
             if running is None:
                 running = self._running[policy] = _Running(self._clock())
                 if len(self._running) > _KEPT:
                     del self._running[next(iter(self._running))]
-            running.n += len(decisions)
+            running.n += len(rows)
             running.audits += plans.count("audit")
-            running.handled += sum(handled)
-            for label, reason, score in zip(
-                decisions.labels, decisions.reasons, decisions.scores.tolist(), strict=True
-            ):
+            for (label, score, handled, reason, _), plan in zip(rows, plans, strict=True):
+                running.handled += handled
+                running.served += handled and plan is None
                 if label:
                     running.labels[label] += 1
                 # In mode "rank" the guard takes 1 from the score, a probability: below 0 is unfamiliar.
@@ -78,6 +78,15 @@ class Tallies:
                 return None
             policy = next(iter(self._running))
             taken = self._running.pop(policy)
-        facts: dict[str, object] = {"handled": taken.handled, "novel": taken.novel, "errors": taken.errors}
-        facts |= {"audits": taken.audits, "labels": dict(taken.labels)}
-        return Tally(policy, taken.started, (self._clock() - taken.started).total_seconds(), taken.n, facts)
+        return self._tally(policy, taken)
+
+    def peek(self) -> tuple[Tally, ...]:
+        """What was counted since each was last taken; it goes on."""
+        with self._lock:
+            return tuple(self._tally(policy, running) for policy, running in self._running.items())
+
+    def _tally(self, policy: str | None, counted: _Running) -> Tally:
+        facts: dict[str, object] = {"handled": counted.handled, "served": counted.served, "novel": counted.novel}
+        facts |= {"errors": counted.errors, "audits": counted.audits, "labels": dict(counted.labels)}
+        seconds = (self._clock() - counted.started).total_seconds()
+        return Tally(policy, counted.started, seconds, counted.n, facts)

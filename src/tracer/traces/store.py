@@ -28,6 +28,7 @@ from tracer.traces.database import Database
 from tracer.traces.escaping import escaped, unescaped
 from tracer.traces.facts import Appended, Fingerprint, Forgotten, StoreFacts, Traffic, check_fits
 from tracer.traces.reading import Reader
+from tracer.traces.recent import Recent
 from tracer.traces.rows import batch_of, trace_of
 from tracer.traces.schema import embedders, traces, traffic, vectors
 from tracer.traces.writing import Writer, fingerprints_of
@@ -292,6 +293,12 @@ class TraceStore:
             )
             for row in rows
         ]
+
+    @contextmanager
+    def recent(self) -> Iterator[Recent]:
+        """What a page shows, from one state of the store and in bounded time."""
+        with self._database.reading() as connection:
+            yield Recent(connection, self._task, is_sqlite=self._database.is_sqlite)
 
     # One fitter at a time.
 

@@ -50,6 +50,10 @@ class Codec(ABC):
         reply = self._assembled(events)
         return None if reply is None else self._usage(reply)
 
+    def reply(self, response_body: bytes) -> Mapping[str, Any] | None:
+        """The whole answer of an upstream, a body or a stream, as JSON; None where it is none, or cut."""
+        return self._prior(response_body)
+
     def reproduces(self, call: Call, response_body: bytes, like: bytes | None) -> bool:
         """Whether the label alone gives back the very text of this answer: nothing else was said in it."""
         try:

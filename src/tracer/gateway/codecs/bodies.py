@@ -13,13 +13,21 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
+# Made once: ``json.loads`` and ``json.dumps`` make one a call where they are told anything.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, sort_keys=True)
+
+
 def loads(text: bytes | str) -> Any:
     """The value of a JSON text in UTF-8. Raises CodecError, also on lone surrogates, which no store takes."""
     try:
         text = text.decode() if isinstance(text, bytes) else text
-        value = json.loads(text, parse_constant=_no_constant)
+        if text.startswith("\ufeff"):
+            raise ValueError("a byte order mark")
+        value = _DECODER.decode(text)
         if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()
+            _COMPACT.encode(value).encode()
     except (ValueError, RecursionError) as error:
         raise CodecError(f"a body that is no JSON: {type(error).__name__}") from error
     return value
@@ -36,6 +44,8 @@ def read_object(text: bytes | str) -> dict[str, Any]:
 def dumps(value: object, *, separators: tuple[str, str] = (",", ":"), sort_keys: bool = False) -> str:
     """JSON text, compact unless told. Raises CodecError where there is none: infinities, too deep a nesting."""
     try:
+        if separators == (",", ":"):
+            return (_CANONICAL if sort_keys else _COMPACT).encode(value)
         return json.dumps(value, ensure_ascii=False, separators=separators, sort_keys=sort_keys, allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise CodecError(f"a value that no JSON holds: {type(error).__name__}") from error
@@ -157,5 +167,5 @@ def shaped(fresh: Mapping[str, Any], like: object, always: Iterable[str] = ()) -
 
 
 def whole(value: object) -> int:
-    """A count of tokens: zero where it is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    """A count of tokens: zero where it is none, or one that no answer has (a store takes 64 bits, a mean a float)."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 53 else 0
