@@ -20,6 +20,15 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Several:
+    """A field that holds a list of its values, ``least`` to ``most`` of them. ``unique``: a set, which has no order."""
+
+    least: int = 0
+    most: int | None = None
+    unique: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Slot:
     """Where the label stands in an answer.
 
@@ -28,7 +37,8 @@ class Slot:
     make the canonical JSON of them all, and none makes the canonical JSON of the whole object.
 
     ``values`` lists what the schema allows for each field; empty where no schema says. ``optional`` fields may be left
-    out. ``constants`` are required and have one value only. ``order`` names fields and constants as the schema does.
+    out, and those in ``lists`` hold several values. ``constants`` are required and have one value only. ``order`` names
+    fields and constants as the schema does.
     """
 
     kind: Literal["text", "json", "tool"]
@@ -39,6 +49,7 @@ class Slot:
     optional: tuple[str, ...] = ()
     constants: tuple[tuple[str, Scalar], ...] = ()
     order: tuple[str, ...] = ()
+    lists: Mapping[str, Several] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,7 @@ def question_of(call: Call, labels: tuple[str, ...] | None) -> Question:
         raise CodecError("no user message at the end")
     if slot.kind == "text":
         values: tuple[Scalar, ...] = call.options or labels or ()
-    elif len(slot.fields) != 1 or slot.optional:
+    elif len(slot.fields) != 1 or slot.optional or slot.lists:
         raise CodecError("not one field with an enum")
     else:
         values = slot.values[0] if slot.values else labels or ()

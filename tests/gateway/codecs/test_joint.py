@@ -14,7 +14,20 @@ from hypothesis import strategies as st
 from openai.types import Decision
 from openai.types.chat import ChatCompletion
 
-from tests.gateway.codecs.samples import LABELS, SCHEMA, chat, chat_function, decisions_many, systemone_many
+from tests.gateway.codecs.samples import (
+    LABELS,
+    SCHEMA,
+    chat,
+    chat_function,
+    chat_json,
+    chat_reply,
+    chat_tool,
+    decisions_many,
+    messages_json,
+    messages_tool,
+    responses_json,
+    systemone_many,
+)
 from tracer.errors import CodecError
 from tracer.gateway.calls import Wire
 from tracer.gateway.codecs import CODECS
@@ -24,6 +37,10 @@ from tracer.types import Usage
 
 GIVEN: dict[str, Any] = {"id": "7f", "created": 1_760_000_000, "model": "m", "usage": Usage(20, 3)}
 CHAT = CODECS["openai.chat"]
+WIRE_OF: dict[Callable[..., bytes], Wire] = {
+    chat_json: "openai.chat", chat_tool: "openai.chat", responses_json: "openai.responses",
+    messages_json: "anthropic.messages", messages_tool: "anthropic.messages",
+}  # fmt: skip
 MANY: list[tuple[Wire, Callable[..., bytes], Any]] = [
     ("decisions", decisions_many, True), ("systemone", systemone_many, "yes"),
 ]  # fmt: skip
@@ -137,6 +154,57 @@ def test_functions_beside_tools_and_calls_of_earlier_turns() -> None:
         turns = [*example, {"role": "tool", "content": "ok"}, {"role": "user", "content": "y"}]
         prompts.add(CHAT.read(chat(messages=turns)).messages[1].text)
     assert len(prompts) == 2, "examples that are calls are part of the prompt"
+
+
+TAGS = ["b", "a", "größe", 'say "hi"']
+
+
+def tagged(**more: Any) -> dict[str, Any]:
+    held = {"type": "array", "items": {"$ref": "#/$defs/Tag"}, **more}
+    return {"type": "object", "properties": {"tags": held}, "required": ["tags"], "$defs": {"Tag": {"enum": TAGS}}}
+
+
+@given(chosen=st.lists(st.sampled_from(TAGS), max_size=5), like=st.lists(st.sampled_from(TAGS), max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_a_list_of_an_enum_is_a_label_in_its_order_or_a_set(chosen: list[str], like: list[str]) -> None:
+    for make in (chat_json, chat_tool, responses_json, messages_json, messages_tool):
+        codec = CODECS[WIRE_OF[make]]
+        call = codec.read(make(tagged()))
+        assert (call.unanswerable, call.options) == ("", None)
+        prior = codec.answer(call, canonical(like), **GIVEN)
+        answer = codec.answer(call, canonical(chosen), **GIVEN, like=prior)
+        assert codec.label(call, answer) == canonical(chosen)
+        call = codec.read(make(tagged(uniqueItems=True)))
+        assert codec.label(call, answer) == canonical(sorted(set(chosen)))
+
+
+def test_lists_that_the_schema_forbids() -> None:
+    call = CHAT.read(chat_json(tagged(minItems=1, maxItems=2)))
+    for wrong in ("[]", '["a","b","a"]', '["c"]', '"a"', "a", '{"tags":["a"]}', "[[]]", "[1]"):
+        with pytest.raises(CodecError):
+            CHAT.answer(call, wrong, **GIVEN)
+    said: dict[str, Any]
+    for said in ({"tags": []}, {"tags": "a"}, {"tags": ["c"]}, {"tags": [["a"]]}, {}, {"tags": None}):
+        assert CHAT.label(call, chat_reply(json.dumps(said))) is None
+    assert CHAT.label(call, chat_reply(json.dumps({"tags": ["b", "a"]}))) == '["b","a"]'
+    for free in ({"items": {"type": "string"}}, {"contains": {"const": "a"}}, {"items": {"enum": ["a", 1]}},
+                 {"minItems": "1"}):  # fmt: skip
+        assert "free field 'tags'" in CHAT.read(chat_json(tagged(**free))).unanswerable
+
+
+def test_a_list_beside_an_enum_is_part_of_the_joint_label() -> None:
+    schema = tagged(uniqueItems=True)
+    schema["properties"]["desk"] = {"enum": ["sales", "billing"]}
+    schema["required"] = ["tags", "desk"]
+    call = CHAT.read(chat_json(schema))
+    label = canonical({"tags": ["a", "b"], "desk": "sales"})
+    assert CHAT.label(call, chat_reply(json.dumps({"desk": "sales", "tags": ["b", "a", "b"]}))) == label
+    assert CHAT.label(call, CHAT.answer(call, label, **GIVEN)) == label
+    with pytest.raises(CodecError):
+        CHAT.answer(call, canonical({"tags": ["z"], "desk": "sales"}), **GIVEN)
+    # An optional list is left out, as before.
+    schema["required"] = ["desk"]
+    assert CHAT.read(chat_json(schema)).slot.fields == ("desk",)
 
 
 @given(labels=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20), min_size=2,
