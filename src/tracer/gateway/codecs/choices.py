@@ -11,8 +11,8 @@ from typing import Any
 
 from tracer.errors import CodecError
 from tracer.gateway.calls import Call, Scalar, Slot
-from tracer.gateway.codecs.base import Codec
-from tracer.gateway.codecs.bodies import canonical, dumps, encode, loads, read_object, shaped, whole
+from tracer.gateway.codecs.base import Codec, Written
+from tracer.gateway.codecs.bodies import canonical, dumps, encode, loads, read_object, shaped, tokens
 from tracer.gateway.codecs.openai_errors import error_body, error_data
 from tracer.gateway.codecs.schemas import label_of
 from tracer.gateway.codecs.sse import Event
@@ -61,15 +61,13 @@ class ChoiceCodec(Codec):
             return None
         return dumps(dict(zip(call.slot.fields, chosen, strict=True)))
 
-    def _chosen(
-        self, call: Call, text: str, form: Mapping[str, Any] | None, confidence: float | None
-    ) -> list[dict[str, Any]]:
-        """The answers to all questions, in their order, shaped like those of ``form``."""
-        found = loads(text)
-        likes = self._answers(call, form or {}) or []
+    def _chosen(self, call: Call, new: Written) -> list[dict[str, Any]]:
+        """The answers to all questions, in their order, shaped like those of the form."""
+        found = loads(new.text)
+        likes = self._answers(call, new.form or {}) or []
         out = []
         for i, (name, values) in enumerate(zip(call.slot.fields, call.slot.values, strict=True)):
-            probabilities = spread(values, found[name], confidence)
+            probabilities = spread(values, found[name], new.confidence)
             answer = {
                 "type": "choice",
                 **self._named(call, i),
@@ -81,24 +79,12 @@ class ChoiceCodec(Codec):
         return out
 
     def _usage(self, reply: Mapping[str, Any]) -> Usage | None:
-        usage = reply.get("usage")
-        if not isinstance(usage, dict):
-            return None
-        return Usage(whole(usage.get("input_tokens")), whole(usage.get("output_tokens")))
+        return tokens(reply, "input_tokens", "output_tokens")
 
     def _assembled(self, events: Iterable[Event]) -> dict[str, Any] | None:
         return None
 
-    def _events(
-        self,
-        call: Call,
-        text: str,
-        id: str,  # noqa: A002
-        created: int,
-        model: str,
-        usage: Usage,
-        prior: Mapping[str, Any] | None,
-    ) -> list[bytes]:
+    def _events(self, call: Call, new: Written) -> list[bytes]:
         raise CodecError("decisions are not streamed")
 
     @abstractmethod

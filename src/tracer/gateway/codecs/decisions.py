@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from tracer.errors import CodecError
 from tracer.gateway.calls import Call, Message, Scalar, Slot, Wire
+from tracer.gateway.codecs.base import Written
 from tracer.gateway.codecs.bodies import (
     canonical,
     flag,
@@ -19,7 +20,6 @@ from tracer.gateway.codecs.bodies import (
 )
 from tracer.gateway.codecs.choices import ChoiceCodec, choice_slot
 from tracer.gateway.codecs.schemas import options_of
-from tracer.types import Usage
 
 _FIELDS = "input model questions prompt_cache_key prompt_cache_options safety_identifier stream"
 _KNOWN = frozenset(_FIELDS.split())
@@ -89,31 +89,20 @@ class Decisions(ChoiceCodec):
         pairs = zip(values, probabilities, strict=True)
         return [{"value": value, "probability": probability} for value, probability in pairs]
 
-    def _reply(
-        self,
-        call: Call,
-        text: str,
-        id: str,  # noqa: A002
-        created: int,
-        model: str,
-        usage: Usage,
-        prior: Mapping[str, Any] | None,
-        form: Mapping[str, Any] | None,
-        confidence: float | None,
-    ) -> dict[str, Any]:
+    def _reply(self, call: Call, new: Written) -> dict[str, Any]:
         counts = {
-            "input_tokens": usage.input_tokens,
+            "input_tokens": new.usage.input_tokens,
             "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens": usage.output_tokens,
+            "output_tokens": new.usage.output_tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": usage.input_tokens + usage.output_tokens,
+            "total_tokens": new.usage.input_tokens + new.usage.output_tokens,
         }
         reply = {
-            "model": model,
-            "answers": self._chosen(call, text, form, confidence),
-            "usage": shaped(counts, (form or {}).get("usage"), ("input_tokens", "output_tokens")),
+            "model": new.model,
+            "answers": self._chosen(call, new),
+            "usage": shaped(counts, (new.form or {}).get("usage"), ("input_tokens", "output_tokens")),
         }
-        return shaped(reply, form, reply)
+        return shaped(reply, new.form, reply)
 
 
 def _values(question: Mapping[str, Any]) -> list[Any]:

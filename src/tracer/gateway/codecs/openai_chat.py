@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from tracer.errors import CodecError
 from tracer.gateway.calls import Call, Message, Slot, Wire
-from tracer.gateway.codecs.base import Codec
+from tracer.gateway.codecs.base import Codec, Written
 from tracer.gateway.codecs.bodies import (
     canonical,
     count,
@@ -22,6 +22,7 @@ from tracer.gateway.codecs.bodies import (
     string,
     strings,
     text_of,
+    tokens,
     whole,
 )
 from tracer.gateway.codecs.openai_errors import error_body, error_data
@@ -135,10 +136,7 @@ class OpenAIChat(Codec):
         return arguments if isinstance(arguments, str) else None
 
     def _usage(self, reply: Mapping[str, Any]) -> Usage | None:
-        usage = reply.get("usage")
-        if not isinstance(usage, dict):
-            return None
-        return Usage(whole(usage.get("prompt_tokens")), whole(usage.get("completion_tokens")))
+        return tokens(reply, "prompt_tokens", "completion_tokens")
 
     def _assembled(self, events: Iterable[Event]) -> dict[str, Any] | None:
         texts: list[str] = []
@@ -180,51 +178,38 @@ class OpenAIChat(Codec):
             message["function_call"] = functions[0]
         return found | {"choices": [{"message": message, "finish_reason": finish}]}
 
-    def _reply(
-        self,
-        call: Call,
-        text: str,
-        id: str,  # noqa: A002
-        created: int,
-        model: str,
-        usage: Usage,
-        prior: Mapping[str, Any] | None,
-        form: Mapping[str, Any] | None,
-        confidence: float | None,
-    ) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+    def _reply(self, call: Call, new: Written) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": new.text, "refusal": None, "annotations": []}
         if call.slot.kind == "tool":
-            message = message | {"content": None} | _calling(call, text, id)
-        before = _choice(form or {})
+            message = message | {"content": None} | _calling(call, new.text, new.id)
+        before = _choice(new.form or {})
         always = ("role", "content", *message.keys() & {"tool_calls", "function_call"})
         choice = {
             "index": 0,
             "message": shaped(message, before.get("message"), always),
             "logprobs": None,
-            "finish_reason": _finish(call, prior),
+            "finish_reason": _finish(call, new.prior),
         }
         reply = {
-            "id": f"chatcmpl-{id}",
+            "id": f"chatcmpl-{new.id}",
             "object": "chat.completion",
-            "created": created,
-            "model": model,
+            "created": new.created,
+            "model": new.model,
             "choices": [shaped(choice, before or None, ("index", "message", "finish_reason"))],
-            "usage": shaped(_usage_of(usage), (form or {}).get("usage"), ("prompt_tokens", "completion_tokens")),
-        } | _tier(prior)
-        return _unsigned(shaped(reply, form, ("id", "object", "created", "model", "choices", "usage")))
+            "usage": shaped(
+                _usage_of(new.usage), (new.form or {}).get("usage"), ("prompt_tokens", "completion_tokens")
+            ),
+        } | _tier(new.prior)
+        return _unsigned(shaped(reply, new.form, ("id", "object", "created", "model", "choices", "usage")))
 
-    def _events(
-        self,
-        call: Call,
-        text: str,
-        id: str,  # noqa: A002
-        created: int,
-        model: str,
-        usage: Usage,
-        prior: Mapping[str, Any] | None,
-    ) -> list[bytes]:
-        head = {"id": f"chatcmpl-{id}", "object": "chat.completion.chunk", "created": created, "model": model}
-        head = head | _tier(prior)
+    def _events(self, call: Call, new: Written) -> list[bytes]:
+        head = {
+            "id": f"chatcmpl-{new.id}",
+            "object": "chat.completion.chunk",
+            "created": new.created,
+            "model": new.model,
+        }
+        head = head | _tier(new.prior)
         extra: dict[str, Any] = {"usage": None} if call.include_usage else {}
 
         def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
@@ -233,20 +218,20 @@ class OpenAIChat(Codec):
 
         if call.echo.get("legacy") and call.slot.kind == "tool":
             events = [
-                chunk({"role": "assistant", "content": None, **_calling(call, "", id), "refusal": None}),
-                chunk({"function_call": {"arguments": text}}),
+                chunk({"role": "assistant", "content": None, **_calling(call, "", new.id), "refusal": None}),
+                chunk({"function_call": {"arguments": new.text}}),
             ]
         elif call.slot.kind == "tool":
-            first = {"index": 0} | _tool_call(call, "", id)
+            first = {"index": 0} | _tool_call(call, "", new.id)
             events = [
                 chunk({"role": "assistant", "content": None, "tool_calls": [first], "refusal": None}),
-                chunk({"tool_calls": [{"index": 0, "function": {"arguments": text}}]}),
+                chunk({"tool_calls": [{"index": 0, "function": {"arguments": new.text}}]}),
             ]
         else:
-            events = [chunk({"role": "assistant", "content": "", "refusal": None}), chunk({"content": text})]
-        events.append(chunk({}, _finish(call, prior)))
+            events = [chunk({"role": "assistant", "content": "", "refusal": None}), chunk({"content": new.text})]
+        events.append(chunk({}, _finish(call, new.prior)))
         if call.include_usage:
-            events.append(encoded(encode(head | {"choices": [], "usage": _usage_of(usage)})))
+            events.append(encoded(encode(head | {"choices": [], "usage": _usage_of(new.usage)})))
         return [*events, encoded(b"[DONE]")]
 
 

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from tracer.errors import CodecError
 from tracer.gateway.calls import Call, Message, Scalar, Slot, Wire
+from tracer.gateway.codecs.base import Written
 from tracer.gateway.codecs.bodies import canonical, dumps, flag, known_only, mapping, read_object, shaped, string
 from tracer.gateway.codecs.choices import ChoiceCodec, choice_slot
 from tracer.gateway.codecs.schemas import options_of
-from tracer.types import Usage
 
 _FIELDS = "model state questions safety_identifier stream"
 _KNOWN = frozenset(_FIELDS.split())
@@ -65,23 +65,12 @@ class SystemOne(ChoiceCodec):
     def _listed(self, values: Sequence[Scalar], probabilities: Sequence[float]) -> Any:
         return dict(zip(values, probabilities, strict=True))
 
-    def _reply(
-        self,
-        call: Call,
-        text: str,
-        id: str,  # noqa: A002
-        created: int,
-        model: str,
-        usage: Usage,
-        prior: Mapping[str, Any] | None,
-        form: Mapping[str, Any] | None,
-        confidence: float | None,
-    ) -> dict[str, Any]:
-        answers = self._chosen(call, text, form, confidence)
-        counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+    def _reply(self, call: Call, new: Written) -> dict[str, Any]:
+        answers = self._chosen(call, new)
+        counts = {"input_tokens": new.usage.input_tokens, "output_tokens": new.usage.output_tokens}
         reply = {
-            "model": model,
+            "model": new.model,
             "answers": dict(zip(call.slot.fields, answers, strict=True)),
-            "usage": shaped(counts, (form or {}).get("usage"), counts),
+            "usage": shaped(counts, (new.form or {}).get("usage"), counts),
         }
-        return shaped(reply, form, reply)
+        return shaped(reply, new.form, reply)
