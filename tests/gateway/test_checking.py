@@ -103,14 +103,14 @@ def test_what_was_shown_is_checked_once_and_guesses_push_no_key_out() -> None:
 def test_an_admin_token_is_checked_likewise() -> None:
     async def run() -> None:
         one = gate(admin=scrypt("token", 2))
-        assert await one.admin(shown("token"), "a") is True
-        assert await one.admin({}, "a") is False
+        assert await one.token("admin", shown("token"), "a") is True
+        assert await one.token("admin", {}, "a") is False
         for i in range(4):
-            assert await one.admin(shown(f"guess-{i}"), "a") is False
+            assert await one.token("admin", shown(f"guess-{i}"), "a") is False
         with pytest.raises(UncheckedError):
-            await one.admin(shown("guess-5"), "a")
-        assert await one.admin(shown("token"), "a") is True
-        assert await gate().admin(shown("token"), "a") is None
+            await one.token("admin", shown("guess-5"), "a")
+        assert await one.token("admin", shown("token"), "a") is True
+        assert await gate().token("admin", shown("token"), "a") is None
 
     asyncio.run(run())
 

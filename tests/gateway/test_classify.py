@@ -164,6 +164,17 @@ def test_open_calls_are_bounded(tmp_path: Path) -> None:
     assert [call.id for call in calls.expired(20.0)] == ["3", "4"]
 
 
+def test_texts_that_no_file_may_hold_wait_in_memory(tmp_path: Path) -> None:
+    calls = OpenCalls(tmp_path, 10.0, on_disk=False)
+    calls.put([Opened(name, f"secret {name}", 0.0, "audit", None, True) for name in "abc"], 0.0)
+    assert all(b"secret" not in file.read_bytes() for file in tmp_path.iterdir())
+    status, call = calls.take("a", "x", 1.0)
+    assert (status, call and call.text) == ("recorded", "secret a")
+    other = OpenCalls(tmp_path, 10.0, on_disk=False)
+    assert other.take("b", "x", 1.0) == ("unknown", None)
+    assert [call.text for call in calls.expired(100.0)] == ["secret c"]
+
+
 def test_a_damaged_file_begins_anew_and_one_that_is_none_says_so(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"no database at all" * 100)
     calls = OpenCalls(tmp_path, 10.0)

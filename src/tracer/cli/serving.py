@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json as json_module
-import logging
 import os
-import sys
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,29 +14,34 @@ from tracer.errors import MissingExtraError
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The gateway's settings.")]
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+
 
 def serve(
     config: Config = Path("tracer.yaml"),
     host: Annotated[str | None, typer.Option(help="Address to listen on, instead of listen.host.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on, instead of listen.port.")] = None,
+    log_level: Annotated[LogLevel | None, typer.Option(help="Instead of log_level.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the settings, print them and stop.")] = False,
 ) -> None:
     """Answer where the LLM endpoint was: what a policy handles here, everything else by the upstream."""
     with errors_as_exits():
         try:
-            from tracer.gateway import app, auth, serving
+            from tracer.gateway import app, auth, logs, serving, telemetry
             from tracer.gateway.config import load
         except ImportError as error:
             raise _missing(error) from error
         known = load(config, os.environ)
         at = host or known.listen.host
         auth.check_bind(known, at)
+        if known.telemetry.enabled:
+            telemetry.require()
         if dry_run:
             serving.Chains(known)
             print_json(known.redacted())
             return
-        _log_as_json(known.log_level)
-        gateway = serving.Gateway(known, reader=lambda: load(config, os.environ))
+        logs.log_as_json(log_level or known.log_level)
+        gateway = serving.Gateway(known, reader=lambda: load(config, os.environ), path=config)
         server = app.server(gateway, at, known.listen.port if port is None else port)
         gateway.open()
         server.run()
@@ -64,31 +65,6 @@ def tasks(config: Config = Path("tracer.yaml"), json: options.Json = False) -> N
             out.print("no task was found yet: let the gateway see some hundred calls")
         for proposal in found:
             out.print(escape(proposal.yaml()), soft_wrap=True)
-
-
-class _JsonLines(logging.Formatter):
-    """One JSON object a line; of exceptions only their kind: their messages may quote a request."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage()
-        facts = {"time": datetime.fromtimestamp(record.created, UTC).isoformat(), "level": record.levelname.lower()}
-        if record.exc_info is not None and record.exc_info[0] is not None:
-            facts["error"] = record.exc_info[0].__name__
-        if record.name == "tracer.gateway.requests":
-            return f"{json_module.dumps(facts)[:-1]}, {message[1:]}"  # it is JSON already
-        return json_module.dumps(facts | {"event": record.name, "message": message})
-
-
-def _log_as_json(level: str) -> None:
-    # What no line shows need not be found out for each (logging HOWTO, "Optimization").
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    for name in ("tracer", "uvicorn"):
-        logging.getLogger(name).setLevel(level.upper())
 
 
 def _missing(error: ImportError) -> Exception:

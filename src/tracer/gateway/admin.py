@@ -55,23 +55,14 @@ class Admin:
                 return refusal
             try:
                 return JSONResponse(await work(request))
-            except KeyError:
-                return _problem(404, "there is no such task")
-            except TooLargeError:
-                return _problem(413, "the body is too large")
-            except TracerError as error:
-                status = 409 if isinstance(error, BusyError) else 503 if isinstance(error, StoreError) else 400
-                return _problem(status, str(error))
-            except OSError as error:
-                return _problem(503, f"the home folder cannot be used: {error.strerror or type(error).__name__}")
-            except ClientGoneError:
-                return _problem(400, "the client left")
+            except (KeyError, TooLargeError, TracerError, OSError, ClientGoneError) as error:
+                return _answer_to(error)
 
         return endpoint
 
     async def _refusal(self, request: Request) -> Response | None:
         try:
-            known = await self._gateway.serving.gate.admin(dict(request.headers), source_of(request.scope))
+            known = await self._gateway.serving.gate.token("admin", dict(request.headers), source_of(request.scope))
         except UncheckedError:
             return _problem(429, "too many unknown tokens")
         if known is None:
@@ -172,6 +163,21 @@ def _policies(line: TaskLine) -> dict[str, Any]:
         "task": line.task.name, "active": registry.active_version(), "versions": list(registry.versions()),
         "history": events,
     }  # fmt: skip
+
+
+def _answer_to(error: Exception) -> Response:
+    match error:
+        case KeyError():
+            return _problem(404, "there is no such task")
+        case TooLargeError():
+            return _problem(413, "the body is too large")
+        case TracerError():
+            status = 409 if isinstance(error, BusyError) else 503 if isinstance(error, StoreError) else 400
+            return _problem(status, str(error))
+        case OSError():
+            return _problem(503, f"the home folder cannot be used: {error.strerror or type(error).__name__}")
+        case _:
+            return _problem(400, "the client left")
 
 
 def _problem(status: int, message: str) -> Response:

@@ -49,14 +49,14 @@ class Gate:
     def __init__(
         self, config: GatewayConfig, clock: Callable[[], float] = time.monotonic, before: Gate | None = None
     ) -> None:
-        self._keys, self._admin = config.keys, config.admin
+        self._keys, self._tokens = config.keys, {"admin": config.admin, "metrics": config.metrics}
         rates = {key.name: key.requests_per_s for key in config.keys}
         self._buckets = {name: Bucket(rate, clock) for name, rate in rates.items() if rate is not None}
         limit = config.limits.requests_per_s
         self._all = Bucket(limit, clock) if limit is not None else None
         self._known: dict[bytes, Key] = {}  # as many as there are keys: nobody's guesses push one out
         self._strangers: OrderedDict[bytes, None] = OrderedDict()
-        self._is_admin: dict[bytes, bool] = {}
+        self._shown: dict[tuple[str, bytes], bool] = {}
         self._checks: SlowChecks = SlowChecks(clock=clock) if before is None else before._checks
         if before is not None:
             same = {key.digest: key for key in config.keys}
@@ -108,24 +108,25 @@ class Gate:
             return wait
         return self._all.wait() if self._all is not None else 0.0
 
-    async def admin(self, headers: Mapping[str, str], source: str) -> bool | None:
-        """Whether the admin token was shown; None where the config has none, and nobody is admin.
+    async def token(self, what: str, headers: Mapping[str, str], source: str) -> bool | None:
+        """Whether the token of ``admin`` or ``metrics`` was shown; None where the config has none.
 
         Raises UncheckedError as `check` does.
         """
-        if self._admin is None:
+        token = self._tokens[what]
+        if token is None:
             return None
         shown = _bare(headers.get("authorization", ""))
         if not shown:
             return False
-        seen = _digest(shown)
-        if seen not in self._is_admin:
-            check = partial(self._admin.check, shown)
-            good = await self._checks.run(b"admin" + seen, source, check) if self._admin.slow else check()
-            if not good and sum(not known for known in self._is_admin.values()) >= _STRANGERS:
-                self._is_admin = {known: True for known, yes in self._is_admin.items() if yes}
-            self._is_admin[seen] = good
-        return self._is_admin[seen]
+        seen = (what, _digest(shown))
+        if seen not in self._shown:
+            check = partial(token.check, shown)
+            good = await self._checks.run(what.encode() + seen[1], source, check) if token.slow else check()
+            if len(self._shown) >= _STRANGERS:
+                self._shown = {one: True for one, yes in self._shown.items() if yes}
+            self._shown[seen] = good
+        return self._shown[seen]
 
 
 def source_of(scope: Mapping[str, Any]) -> str:

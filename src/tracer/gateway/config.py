@@ -40,7 +40,10 @@ from tracer.gateway.settings import (
 __all__ = ["GatewayConfig", "InputSelector", "Key", "Limits", "Listen", "TaskConfig", "Upstream", "load", "parse"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_TOP = ("listen", "home", "database", "upstreams", "tasks", "keys", "admin", "limits", "log_level", "telemetry")
+_TOP = (
+    "listen", "home", "database", "upstreams", "tasks", "keys", "admin", "limits", "log_level", "telemetry", "reload",
+    "metrics",
+)  # fmt: skip
 _UPSTREAM = ("base_url", "kind", "api_key", "connect_timeout_s", "timeout_s", "retries", "fallbacks", "speaks")
 _TASK = (
     "match", "input", "label", "upstream", "teacher", "target", "delta", "audit_rate", "mode", "share", "embedder",
@@ -91,9 +94,11 @@ def parse(content: str, environ: Mapping[str, str], *, source: str = "tracer.yam
         upstreams=upstreams,
         tasks=tasks,
         keys=keys,
-        admin=_admin(top.get("admin")),
+        admin=_token("admin", top.get("admin")),
+        metrics=_token("metrics", top.get("metrics")),
         limits=_limits(top.get("limits")),
         log_level=_word(top, "log_level", get_args(LogLevel), "info"),
+        reload=_yes(top, "reload"),
         telemetry=_telemetry(top.get("telemetry")),
     )
 
@@ -121,13 +126,13 @@ def _limits(node: Node | None) -> Limits:
 def _telemetry(node: Node | None) -> TelemetrySettings:
     at = node.mapping("telemetry", ("enabled", "service_name")) if node is not None else {}
     name = at["service_name"].text() if "service_name" in at else None
-    return TelemetrySettings(_word(at, "enabled", ("true", "false"), "false") == "true", name)
+    return TelemetrySettings(_yes(at, "enabled"), name)
 
 
-def _admin(node: Node | None) -> KeyHash | None:
+def _token(what: str, node: Node | None) -> KeyHash | None:
     if node is None:
         return None
-    at = node.mapping("admin", ("token_hash",))
+    at = node.mapping(what, ("token_hash",))
     return _hash(at["token_hash"]) if "token_hash" in at else node.fail("needs token_hash")
 
 
@@ -206,6 +211,8 @@ def _task(name: str, node: Node, upstreams: tuple[Upstream, ...]) -> TaskConfig:
     given |= {key: at[key].text() for key in ("embedder", "teacher") if key in at}
     words = {"mode": Mode, "on_upstream_down": WhenDown, "capture": Capture}
     given |= {key: at[key].choice(get_args(words[key])) for key in words if key in at}
+    if given.get("capture") == "features" and "embedder" not in given:
+        at["capture"].fail("needs an embedder, whose vectors are what is kept")
     if "redact" in at:
         given["redact"] = tuple(_pattern(item) for item in at["redact"].items())
     given |= {field: _flag(at[key]) for key, field in _FLAGS.items() if key in at}
@@ -296,6 +303,10 @@ def _entries(node: Node | None) -> list[tuple[str, Node]]:
 
 def _word(at: Mapping[str, Node], key: str, allowed: tuple[str, ...], default: Any) -> Any:
     return at[key].choice(allowed) if key in at else default
+
+
+def _yes(at: Mapping[str, Node], key: str) -> bool:
+    return bool(_word(at, key, ("true", "false"), "false") == "true")
 
 
 def _check_apart(tasks: tuple[TaskConfig, ...], node: Node | None) -> None:

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tracer.gateway.auth import UncheckedError, source_of
 from tracer.gateway.metrics import CONTENT_TYPE_LATEST
 from tracer.gateway.serving import Gateway
 
@@ -39,10 +40,18 @@ class Health:
             for name, line in serving.lines.items()
         }
         # An upstream that is down is reported, and is no reason to restart this process.
-        return JSONResponse({"status": "ok", "tasks": tasks, "upstreams": serving.chains.breakers})
+        config = "outdated" if self._gateway.outdated else "in force"
+        told = {"status": "ok", "config": config, "tasks": tasks, "upstreams": serving.chains.breakers}
+        return JSONResponse(told)
 
-    async def _metrics(self, _: Request) -> Response:
+    async def _metrics(self, request: Request) -> Response:
         metrics, serving = self._gateway.metrics, self._gateway.serving
+        try:
+            shown = await serving.gate.token("metrics", dict(request.headers), source_of(request.scope))
+        except UncheckedError:
+            return JSONResponse({"error": {"message": "too many unknown tokens"}}, status_code=429)
+        if shown is False:
+            return JSONResponse({"error": {"message": "the token of metrics was not shown"}}, status_code=401)
         metrics.upstreams.states(serving.chains.breakers)
         content = metrics.exposition(serving.lines.values())
         return Response(content, media_type=CONTENT_TYPE_LATEST)

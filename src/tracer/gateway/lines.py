@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,8 @@ from typing import Any, cast
 from tracer import storage
 from tracer.cost import Price, call_usd, price_of
 from tracer.errors import TracerError
+from tracer.features.dense import checked
+from tracer.features.sources import embedder_from_name
 from tracer.flywheel.settings import Settings
 from tracer.gateway import patterns
 from tracer.gateway.opened import OpenCalls
@@ -24,6 +26,7 @@ from tracer.policies.serving_settings import SERVING, ServingSettings
 from tracer.serving.coins import Rng
 from tracer.serving.recorder import BatchRecorder
 from tracer.serving.router import Router
+from tracer.traces.digests import digest_of
 from tracer.traces.store import COPY, TraceStore
 from tracer.types import FAILED, Trace, Usage
 
@@ -57,9 +60,10 @@ class TaskLine:
         self.broken = False
         self._accepted: tuple[Policy | None, Collection[tuple[str | None, str | None]]] = (None, _ANY)
         self.router = self._router()
+        self._embedder = embedder_from_name(task.embedder) if task.capture == "features" and task.embedder else None
         self.store = _store(config, task, self.home)
         self.recorder = BatchRecorder(self._write, max_queue=config.limits.queue)
-        self.calls = OpenCalls(self.home, task.label_wait_s)
+        self.calls = OpenCalls(self.home, task.label_wait_s, on_disk=task.capture != "features")
         self._costs: OrderedDict[str, _Cost] = OrderedDict()
         self._likes: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
@@ -171,8 +175,14 @@ class TaskLine:
         self.broken = False
         return router
 
-    def _write(self, batch: Any) -> None:
-        self.store.append(batch)
+    def _write(self, batch: Sequence[Trace]) -> None:
+        if self._embedder is None:
+            self.store.append(batch)
+            return
+        # Here, in the recorder's thread, texts become vectors and digests: they go no further.
+        dense = checked(self._embedder, [trace.text for trace in batch])
+        kept = [replace(trace, text=digest_of(trace.text)) for trace in batch]
+        self.store.append(kept, dense=dense, embedder=self._embedder.identity)
 
 
 def prepare(home: Path, task: TaskConfig) -> None:

@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -56,13 +56,15 @@ class Opened:
 
 
 class OpenCalls:
-    """The calls of one task. At most 100,000 wait, and 256 MiB of text; those that are not owed take half of that. What
-    comes then is dropped and counted. Safe to use from several threads. Methods raise StoreError where the file cannot
+    """The calls of one task. At most 100,000 wait, and 256 MiB of text; what is not owed takes half of that. What
+    comes then is dropped and counted. With ``on_disk`` false texts stay in memory, and a call whose process has ended is
+    unknown. Safe to use from several threads. Methods raise StoreError where the file cannot
     be used.
     """
 
-    def __init__(self, home: Path, wait_s: float, *, most: int = _MOST) -> None:
+    def __init__(self, home: Path, wait_s: float, *, on_disk: bool = True, most: int = _MOST) -> None:
         self._path, self._wait_s, self._most = home / NAME, wait_s, most
+        self._texts: dict[str, str] | None = None if on_disk else {}
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._n = self._size = 0
@@ -74,13 +76,15 @@ class OpenCalls:
         with self._lock, _Named(self._path):
             connection = self._open(now)
             for call in calls:
-                content = json.dumps(asdict(call), ensure_ascii=True)
+                content = json.dumps(asdict(call if self._texts is None else replace(call, text="")))
                 most = self._most if call.owed else self._most // 2
                 if self._n + len(rows) >= most or self._size + len(content) > _BYTES:
                     self.dropped += 1
                     continue
                 rows.append((call.id, now + self._wait_s, content))
                 self._size += len(content)
+                if self._texts is not None:
+                    self._texts[call.id] = call.text
             if rows:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.executemany("INSERT OR IGNORE INTO calls (id, expires, content) VALUES (?, ?, ?)", rows)
@@ -105,7 +109,8 @@ class OpenCalls:
             return "unknown", None
         if found[2]:
             return "known" if found[1] == label else "conflict", None
-        return "recorded", _read(found[0])
+        call = self._read(found[0])
+        return ("recorded", call) if call is not None else ("unknown", None)
 
     def expired(self, now: float) -> list[Opened]:
         """Forget the calls whose time is over, and give those that are owed."""
@@ -118,7 +123,7 @@ class OpenCalls:
             connection.execute("DELETE FROM calls WHERE expires <= ?", (now,))
             connection.execute("COMMIT")
             self._count(connection)
-        return [call for (content,) in rows if (call := _read(content)).owed]
+        return [call for (content,) in rows if (call := self._read(content)) is not None and call.owed]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -160,6 +165,16 @@ class OpenCalls:
             return connection
         raise AssertionError("unreachable")
 
+    def _read(self, content: str) -> Opened | None:
+        """A call as it was put; None where its text is gone."""
+        values = json.loads(content)
+        seen = values.pop("seen")
+        call = Opened(**values, seen=None if seen is None else Seen(**seen))
+        if self._texts is None:
+            return call
+        text = self._texts.pop(call.id, None)
+        return None if text is None else replace(call, text=text)
+
     def _count(self, connection: sqlite3.Connection) -> None:
         query = "SELECT count(*), coalesce(sum(length(content)), 0) FROM calls"
         self._n, self._size = connection.execute(query).fetchone()
@@ -177,9 +192,3 @@ class _Named:
     def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
         if isinstance(error, sqlite3.Error):
             raise StoreError(f"{self._path}: {type(error).__name__}") from error
-
-
-def _read(content: str) -> Opened:
-    values = json.loads(content)
-    seen = values.pop("seen")
-    return Opened(**values, seen=None if seen is None else Seen(**seen))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tracer.cost import price_of
 from tracer.errors import TracerError
+from tracer.gateway import reloading
 from tracer.gateway import upstream as upstreams
 from tracer.gateway.admission import Admission
 from tracer.gateway.auth import Gate
@@ -137,26 +138,31 @@ class Serving:
 
 
 class Gateway:
-    """What an app holds from its start to its end. ``reader`` reads the config again for a reload."""
+    """What an app holds from its start to its end. ``reader`` reads the config again for a reload, from ``path``."""
 
     def __init__(
         self,
         config: GatewayConfig,
         *,
         reader: Callable[[], GatewayConfig] | None = None,
+        path: Path | None = None,
         clock: Callable[[], float] = time.perf_counter,
         now: Callable[[], float] = time.time,
         rng: Rng | None = None,
         tend_s: float = TEND_S,
     ) -> None:
-        self._first, self._reader, self._rng, self._tend_s = config, reader, rng, tend_s
+        self._first, self._reader, self._path, self._rng, self._tend_s = config, reader, path, rng, tend_s
         self.clock, self.now = clock, now
         self.metrics, self.discovery = Metrics(), Discovery()
         self.admission = Admission(self.metrics.upstreams)
         self.telemetry: Telemetry | None = None
         self._looks: Looks | None = None
         self.ready = False
+        self.outdated = False
+        """Whether the config was to be read again and could not be used: an older one is in force."""
         self.unwatched = 0
+        self._reloading = asyncio.Lock()
+        self._deaf: Callable[[], None] = lambda: None
         self._serving: Serving | None = None
         self._watched: asyncio.Queue[tuple[Call, str | None, float, Usage | None]] = asyncio.Queue(_WATCHED)
         self._work: set[asyncio.Task[None]] = set()
@@ -186,11 +192,16 @@ class Gateway:
             self.telemetry = await asyncio.to_thread(Telemetry.start, self._first.telemetry)
         self.background(self._every())
         self.background(self._discover())
+        if self._reader is not None:
+            self._deaf = reloading.on_hangup(self.background, self.reload)
+        if self._path is not None and self._first.reload:
+            self.background(reloading.watched(self._path, self.reload))
         self.ready = True
 
     async def stop(self) -> None:
         """Write what waits and let go of everything; requests are over by now."""
         self.ready = False
+        self._deaf()
         for task in tuple(self._work):
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
@@ -207,10 +218,11 @@ class Gateway:
 
     async def reload(self) -> None:
         """Take up the config file as it is now; on an error the old state goes on. Raises TracerError."""
-        old = self.serving
-        config = await asyncio.to_thread(self._reader) if self._reader is not None else old.config
-        new = await asyncio.to_thread(Serving.make, config, old, self._rng, self.metrics.upstreams)
-        self._serving = new
+        async with self._reloading:
+            old, self.outdated = self.serving, True
+            config = await asyncio.to_thread(self._reader) if self._reader is not None else old.config
+            new = await asyncio.to_thread(Serving.make, config, old, self._rng, self.metrics.upstreams)
+            self._serving, self.outdated = new, False
         self.background(self._retire(old, new))
 
     def switch_off(self, off: bool) -> None:

@@ -167,7 +167,8 @@ class TelemetrySettings:
 class GatewayConfig:
     """All of ``tracer.yaml``. ``database`` None is SQLite in each task's home.
 
-    The first upstream is the default one. No ``repr`` and no ``redacted`` shows a secret.
+    The first upstream is the default one. ``metrics`` is the token that ``/metrics`` asks for. ``reload``: whether a
+    changed file is taken up by itself. No ``repr`` and no ``redacted`` shows a secret.
     """
 
     listen: Listen
@@ -177,8 +178,10 @@ class GatewayConfig:
     tasks: tuple[TaskConfig, ...] = ()
     keys: tuple[Key, ...] = ()
     admin: KeyHash | None = None
+    metrics: KeyHash | None = None
     limits: Limits = field(default_factory=Limits)
     log_level: LogLevel = "info"
+    reload: bool = False
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
 
     def task_home(self, task: str) -> Path:

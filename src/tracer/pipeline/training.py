@@ -30,6 +30,7 @@ from tracer.learning.surrogates import BlockName
 from tracer.learning.threads import n_workers, one_thread_each
 from tracer.learning.warmstart import WarmStart, row_digests
 from tracer.policies.policy import Family, combine_stages, left_by
+from tracer.traces.digests import n_digests
 from tracer.traces.rooms import Rooms, assign_rooms, fold_ids
 from tracer.types import OUTSIDE, Bool, Dataset, Float32, Float64, Int32, LabelSpace
 
@@ -266,6 +267,11 @@ def business_rules(space: LabelSpace, config: FitConfig) -> Rules:
 def check_config(dataset: Dataset, config: FitConfig) -> None:
     if len(dataset.space) < 2:
         raise TraceError(f"all traces carry one label ({dataset.space.names[0]!r}): there is nothing to learn")
+    if dataset.texts is not None and (n := n_digests(dataset.texts)):
+        raise TraceError(
+            f"{n:,} of {len(dataset):,} traces hold digests in place of texts, and not all have vectors of one "
+            f"embedder: nothing can be learned from such traces"
+        )
     unknown = sorted({*config.always_defer, *config.error_costs} - set(dataset.space.names))
     if unknown:
         known = ", ".join(dataset.space.names[:10]) + (", ..." if len(dataset.space) > 10 else "")

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from tracer import storage
 from tracer.errors import ConfigError, StoreError, TraceError
 from tracer.traces import columns, forgetting, locking
 from tracer.traces.database import Database
+from tracer.traces.digests import n_digests
 from tracer.traces.escaping import escaped, unescaped
 from tracer.traces.facts import Appended, Fingerprint, Forgotten, StoreFacts, Traffic, check_fits
 from tracer.traces.reading import Reader
@@ -223,13 +225,16 @@ class TraceStore:
         """The traces in the order of their numbers, of these (teacher, prompt) pairs alone, up to a number.
 
         Embeddings are there where one embedder has made all of them, the newest such. Of rows that the local copy
-        holds nothing is read from the database. Raises TraceError where nothing is stored.
+        holds nothing is read from the database. Where digests stand for some texts and there are embeddings, there are
+        no texts: what reads them would take digests for words. Raises TraceError where nothing is stored.
         """
         with columns.held(self.copy) as folder, self._database.reading() as connection:
             reader = self._reader(connection)
             dataset = columns.load(reader, folder, fingerprints=fingerprints, through=through, labels=labels)
         if dataset is None:
             raise TraceError(f"{self.url}: no traces are stored here; run `tracer fit` first")
+        if dataset.dense is not None and dataset.texts is not None and n_digests(dataset.texts):
+            return replace(dataset, texts=None)
         return dataset
 
     def traces(
@@ -276,7 +281,13 @@ class TraceStore:
             rows = connection.execute(query.order_by(traces.c.number)).all()
         if any(text is None for _, text in rows):
             raise TraceError(f"{self.url}: holds embeddings alone; there are no texts to embed")
-        return np.array([number for number, _ in rows], dtype=np.int64), tuple(unescaped(text) for _, text in rows)
+        texts = tuple(unescaped(text) for _, text in rows)
+        if n := n_digests(texts):
+            raise TraceError(
+                f"{self.url}: {n:,} traces hold digests in place of texts, and no vector of {embedder.name!r}; "
+                f"`tracer forget --containing sha256:` removes such traces, those with vectors too"
+            )
+        return np.array([number for number, _ in rows], dtype=np.int64), texts
 
     def traffic(self, after: float = 0.0) -> list[Traffic]:
         """What was tallied from a time on (seconds since the epoch), in order."""

@@ -1,0 +1,90 @@
+"""``capture: features``: vectors and digests are kept, no text is, and a policy can be fitted on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import NOW
+from tests.gateway.serving import asked, serve, settings
+from tests.gateway.standin import Standin
+from tracer import flywheel
+from tracer.config import FitConfig
+from tracer.errors import ConfigError, TraceError
+from tracer.features.dense import CallableEmbedder
+from tracer.gateway import lines
+from tracer.gateway.config import parse
+from tracer.pipeline import Certified
+from tracer.traces.digests import digest_of, n_digests
+from tracer.traces.store import TraceStore
+from tracer.types import Dataset, Trace
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch, embedder: CallableEmbedder) -> CallableEmbedder:
+    monkeypatch.setattr(lines, "embedder_from_name", lambda _: embedder)
+    return embedder
+
+
+TASK = "mode: observe\ncapture: features\nembedder: words"
+
+
+def test_a_policy_is_fitted_on_traces_without_their_texts(
+    messages: Dataset, tmp_path: Path, words: CallableEmbedder
+) -> None:
+    assert messages.texts is not None
+    texts, home = messages.texts[:800], tmp_path / "tasks" / "desk"
+    labels = dict(zip(texts, messages.labels, strict=False))
+    with Standin(labels) as api, serve(settings(api.url, tmp_path, TASK), tmp_path) as served:
+        for text in texts:
+            assert served.post(asked(text)).status_code == 200
+        found = served.traces()
+    assert [trace.text for trace in found] == [digest_of(text) for text in texts]
+    assert [trace.label for trace in found] == list(messages.labels[:800])
+    kept = b"".join(path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file())
+    assert not [text for text in texts if len(text) > 20 and text.encode() in kept]
+    with TraceStore.open(home) as store:
+        dataset = store.load()
+    assert dataset.texts is None
+    assert dataset.dense is not None
+    np.testing.assert_allclose(dataset.dense, words.embed(texts), rtol=1e-6)
+
+    verdict = flywheel.fit(home=home, embedder=words, config=FitConfig(targets=(0.7,)), now=NOW)
+    assert isinstance(verdict, Certified)
+    assert verdict.policy.needs == {"dense"}
+    live = verdict.policy.decide(None, dense=words.embed(messages.texts[800:1100]))
+    handled = np.flatnonzero(live.handled)
+    agreed = [live.labels[i] == messages.labels[800 + i] for i in handled]
+    assert len(handled) > 30
+    assert np.mean(agreed) > 0.65
+
+
+def test_what_is_redacted_is_so_before_it_is_embedded(tmp_path: Path, words: CallableEmbedder) -> None:
+    task = TASK + "\nredact: ['[0-9]+']"
+    with Standin() as api, serve(settings(api.url, tmp_path, task), tmp_path) as served:
+        served.post(asked("call me at 5551234"))
+        (trace,) = served.traces()
+        dataset = served.gateway.serving.lines["desk"].store.load()
+    masked = "call me at [redacted]"
+    assert dataset.dense is not None
+    assert trace.text == digest_of(masked)
+    np.testing.assert_allclose(dataset.dense, words.embed([masked]), rtol=1e-6)
+
+
+def test_digests_are_never_taken_for_words(tmp_path: Path, words: CallableEmbedder) -> None:
+    rows = [Trace(f"t{i}", digest_of(f"text {i}"), "ab"[i % 2]) for i in range(60)]
+    with TraceStore.open(tmp_path) as store:
+        store.append(rows)
+        with pytest.raises(TraceError, match=r"60 traces hold digests in place of texts, and no vector of 'table'"):
+            store.without_vectors(words.identity)
+        assert store.load().texts is not None
+    with pytest.raises(TraceError, match="60 of 60 traces hold digests in place of texts"):
+        flywheel.fit(home=tmp_path, now=NOW)
+    assert n_digests(["sha256:" + "a" * 64, "sha256:a", "a", "sha256:" + "g" * 64]) == 1
+
+
+def test_features_need_an_embedder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="capture = features: needs an embedder"):
+        parse(settings("http://x", tmp_path, "capture: features"), {})
