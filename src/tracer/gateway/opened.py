@@ -56,10 +56,9 @@ class Opened:
 
 
 class OpenCalls:
-    """The calls of one task. At most 100,000 wait, and 256 MiB of text; what is not owed takes half of that. What
-    comes then is dropped and counted. With ``on_disk`` false texts stay in memory, and a call whose process has ended is
-    unknown. Safe to use from several threads. Methods raise StoreError where the file cannot
-    be used.
+    """The calls of one task. At most 100,000 wait, and 256 MiB of text; what is not owed takes half of that. What comes
+    then is dropped and counted. With ``on_disk`` false texts stay in memory, and a call whose process ended is unknown.
+    Safe to use from several threads. Methods raise StoreError where the file cannot be used.
     """
 
     def __init__(self, home: Path, wait_s: float, *, on_disk: bool = True, most: int = _MOST) -> None:
