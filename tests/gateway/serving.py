@@ -68,6 +68,7 @@ def settings(upstream: str, home: Path, task: str = "", more: str = "") -> str:
 
     The mode is ``live`` unless said, and no client refers to an answer later."""
     task = task if "mode:" in task else task + "\nmode: live"
+    task = task if "target:" in task else task + "\ntarget: 0.8"  # for which `fitted` is certified
     lines = [f"home: {home}", "upstreams:", f"  main: {{base_url: {upstream}/v1, retries: 0}}", "tasks:", "  desk:"]
     lines += [f"    match: {{models: [{MODEL}]}}"]
     lines += [] if "stateless:" in task else ["    stateless: true"]

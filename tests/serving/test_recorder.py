@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,7 +112,7 @@ def test_the_queue_is_bounded_and_drops_are_counted() -> None:
     assert (recorder.pending, recorder.counts["dropped"]) == (5, 7)
     store.down = False
     assert recorder.flush(5)
-    assert store.ids == [f"t{i}" for i in range(5)], "what came first is kept"
+    assert sorted(store.ids) == [f"t{i}" for i in range(5)], "what came first is kept"
     recorder(trace(99))
     assert recorder.close()
     assert store.ids[-1] == "t99"
@@ -243,3 +244,19 @@ def test_recording_loads_no_database_and_no_event_loop() -> None:
     code = f"import sys, tracer.serving.recorder; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_queue_is_bounded_in_bytes_too() -> None:
+    store = Store(down=True)
+    recorder = BatchRecorder(store, max_wait_s=0, backoff_s=0.001, max_bytes=30_000)
+    recorder(replace(trace(0), text="a long text " * 10_000))
+    for i in range(1, 4):
+        recorder(trace(i))
+    assert (recorder.pending, recorder.counts["dropped"]) == (1, 3), "one alone is taken whatever its size"
+    store.down = False
+    assert recorder.flush(5)
+    for i in range(4, 14):
+        recorder(trace(i))
+    assert recorder.close()
+    assert recorder.counts["dropped"] == 3
+    assert recorder.counts["written"] == 11

@@ -40,6 +40,12 @@ Target = Annotated[
     list[float] | None,
     typer.Option("--target", "-t", help="Agreement to hold on handled traffic; repeat for a frontier."),
 ]
+OptionalDelta = Annotated[
+    float | None,
+    typer.Option(
+        help="Probability that a promoted policy is below its target: 0.05, or what a gateway asks of this home."
+    ),
+]
 Delta = Annotated[float, typer.Option(help="Probability that a promoted policy is below its target.")]
 Pool = Annotated[str, typer.Option(help="lean or full.")]
 Features = Annotated[str, typer.Option(help="auto, lexical, dense or both.")]

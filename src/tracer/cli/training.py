@@ -27,6 +27,7 @@ from tracer.cli.common import (
 from tracer.config import FitConfig
 from tracer.errors import ConfigError, NothingNewError
 from tracer.features.sources import embedder_from_name
+from tracer.flywheel.goals import Goals
 from tracer.pipeline import Refused, Verdict
 from tracer.policies.registry import PolicyRegistry
 from tracer.traces.readers import TraceLog
@@ -83,7 +84,7 @@ def scan(
 def fit(
     log: options.OptionalLog = None,
     target: options.Target = None,
-    delta: options.Delta = _DEFAULTS.delta,
+    delta: options.OptionalDelta = None,
     home: options.Home = Path(flywheel.HOME),
     embeddings: options.Embeddings = None,
     embedder: options.Embedder = None,
@@ -133,10 +134,12 @@ def fit(
     Exit code 0: certified. 3: the gate refused. 1: bad input.
     """
     with errors_as_exits():
+        goals = Goals.read(home)
+        asked = (list(_DEFAULTS.targets), _DEFAULTS.delta) if goals is None else ([goals.target], goals.delta)
         config = FitConfig.from_dict({
-            "targets": target or list(_DEFAULTS.targets), "delta": delta, "pool": pool, "features": features,
-            "mode": mode, "contract": contract, "guarantee": guarantee, "split": split, "novelty": novelty,
-            "neighbours": neighbours, "per_class": per_class,
+            "targets": target or asked[0], "delta": asked[1] if delta is None else delta,
+            "pool": pool, "features": features, "mode": mode, "contract": contract, "guarantee": guarantee,
+            "split": split, "novelty": novelty, "neighbours": neighbours, "per_class": per_class,
             "always_defer": tuple(always_defer or ()), "error_costs": _costs(error_cost),
             "teacher_usd": teacher_usd, "shadow_share": shadow_share, "ledger": ledger, "seed": seed,
         })  # fmt: skip

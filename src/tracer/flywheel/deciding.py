@@ -49,8 +49,9 @@ def decide(verdict: Verdict, standing: Standing | None, on_refusal: OnRefusal) -
 def _certified(certificate: Certificate, standing: Standing | None) -> Decision:
     if standing is None:
         return Decision("promote", "the gate certified it and no policy was in force")
-    if standing.state == "refuted":
-        return Decision("promote", f"policy {standing.version} breaks its promise on fresh traces")
+    if standing.weaker or standing.state == "refuted":
+        why = "promises less than is asked for now" if standing.weaker else "breaks its promise on fresh traces"
+        return Decision("promote", f"policy {standing.version} {why}")
     if standing.coverage is None or standing.agreement is None:
         return Decision("promote", f"policy {standing.version} handles none of the new traces")
     if standing.state != "renewed" and _misses(certificate, standing.coverage, standing.agreement):

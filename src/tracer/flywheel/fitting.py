@@ -21,6 +21,7 @@ from tracer.config import FitConfig
 from tracer.errors import StoreError
 from tracer.features.dense import Embedder
 from tracer.flywheel.committing import explain, leave, saved
+from tracer.flywheel.goals import Goals
 from tracer.flywheel.homes import CACHE, HOME, clear_tainted, fitting, locked, opened
 from tracer.flywheel.lines import NEWEST, fingerprints_of, line_for_fit
 from tracer.flywheel.reading import Traces, embed_dataset, encode_names, encoder_of, read
@@ -67,7 +68,7 @@ def fit(
     None keeps everything in memory. ``settings`` are fields of FitConfig, such as ``delta=0.01`` or ``pool="full"``;
     ``reader`` are options of the trace reader, such as ``{"input_field": "query", "skip_bad": True}``; ``records`` (n,)
     are the traces behind a Dataset, whose usage and metadata are stored too; ``task`` names the task in a shared
-    database.
+    database. What is not said is as the home's goals say, where a gateway wrote some (see `goals`).
 
     A log that holds all stored traces adds its new ones to them; any other log takes their place, unless some were
     recorded while routing, which no log brings back: then it raises StoreError, or with ``discard`` drops them.
@@ -75,6 +76,11 @@ def fit(
     Returns Certified with a versioned policy, or Refused with the evidence. Raises TracerError subclasses
     for bad input.
     """
+    goals = Goals.read(Path(home)) if home is not None else None
+    if goals is not None:
+        embedder, label_set = embedder or goals.embedder, label_set or goals.labels
+        if config is None:
+            target, settings = target or goals.target, {"delta": goals.delta} | settings
     config = _configured(config, target, settings)
     encoder, spec = encoder_of(embedder, Path(home) / CACHE if home is not None else None)
     given: Dataset | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tracer import storage
 from tracer.errors import ConfigError, PolicyError, StoreError
+from tracer.flywheel.goals import Goals
 from tracer.flywheel.settings import TEACHER, Line, Settings
 from tracer.policies.fingerprints import Fingerprint, belongs
 from tracer.policies.history import UNRECORDED, Event
@@ -88,6 +89,8 @@ def store_of(home: Path, settings: Settings | None, task: str = "default") -> Tr
         remote, task = settings.store == "postgresql", settings.task
         if remote and not url:
             raise ConfigError(f"{home}: its traces are in PostgreSQL: set {DATABASE_URL} to the URL of the database")
+    elif remote and task == "default" and (goals := Goals.read(home)) is not None:
+        task = goals.task
     home.mkdir(parents=True, exist_ok=True)
     store = TraceStore.open(url, task=task, copy=home / COPY) if remote else TraceStore.open(home, task=task)
     if settings is not None and settings.store_id not in ("", store.store_id):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tracer import storage
 from tracer.config import FitConfig
 from tracer.errors import ConfigError
+from tracer.flywheel.goals import Goals
 from tracer.policies.fingerprints import Fingerprint
 from tracer.policies.registry import SETTINGS
 
@@ -130,15 +131,19 @@ class Settings:
 
     @classmethod
     def read(cls, home: Path) -> Settings | None:
-        """Settings of a home folder; None where nothing was fitted. Raises ConfigError for a damaged file."""
-        path = home / SETTINGS
+        """Settings of a home folder, with its goals in place of what the fit was told; None where nothing was fitted.
+
+        Raises ConfigError for a damaged file.
+        """
+        path, goals = home / SETTINGS, Goals.read(home)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             lines = tuple(_line(values) for values in content["lines"])
             if not lines or content["store"] not in ("sqlite", "postgresql"):
                 raise ValueError(f"lines = {content['lines']!r}, store = {content['store']!r}")
+            config = FitConfig.from_dict(content["config"])
             return cls(
-                FitConfig.from_dict(content["config"]), content["embedder"], lines,
+                config if goals is None else goals.applied(config), content["embedder"], lines,
                 content["store"], str(content["store_id"]), str(content["task"]), content["pending"],
                 str(content.get("event", "")), str(content.get("note", "")), str(content.get("untold", "")),
                 str(content["refit"]), None if content["challenger"] is None else Challenger(**content["challenger"]),

@@ -12,11 +12,13 @@ from tracer.errors import RouteError
 from tracer.gateway.calls import Call
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.tasks import Match
-from tracer.types import Answer, Float32, Origin, Reason, Seen
+from tracer.types import FAILED, Answer, Float32, Origin, Reason, Seen
 
 MODES = ("auto", "llm", "shadow")
 UNANSWERED: Final = "passed"
 """The decision on a call that no surrogate can answer: its answer is no trace."""
+_LONG = 32 * 1024
+"""Characters of a text that takes the event loop too long."""
 Decision = Literal["handled", "deferred", "audit", "passed"]
 
 
@@ -43,8 +45,14 @@ class Verdict:
         return Verdict("deferred", "unwritable", answer)
 
 
-async def decide(line: TaskLine, match: Match, call: Call, mode: str) -> Verdict:
-    """Decide a call of a task; ``mode`` is that of the request."""
+async def decide(
+    line: TaskLine, match: Match, call: Call, mode: str, version: str | None, *, kept: bool = True
+) -> Verdict:
+    """Decide a call of a task; ``mode`` is that of the request.
+
+    ``version`` is the policy that was in force when the prompt was held against it: no other one answers. A call that
+    is not ``kept`` takes no coin, for an audit that is not recorded would be missing among the others.
+    """
     if call.unanswerable:
         return Verdict(UNANSWERED, "unanswerable", _teacher("requested", "requested"))
     if line.task.mode == "observe":
@@ -54,15 +62,18 @@ async def decide(line: TaskLine, match: Match, call: Call, mode: str) -> Verdict
         return _left("stored", _teacher("requested", "requested"))
     if mode == "llm":
         return _left("requested", line.router.route(match.text, ask_teacher=True))
-    if line.policy is not None and not match.known_prompt:
-        return _other_task()
-    return await (_shadowed(line, match.text) if mode == "shadow" else _routed(line, match.text))
+    if line.policy is not None and not (match.known_prompt and line.meets):
+        return _other_task() if line.meets else _left("below_target", _teacher("other_task", "bootstrap"))
+    ask = _shadowed if mode == "shadow" else _routed if kept else _unkept
+    return await ask(line, match.text, version)
 
 
-async def _routed(line: TaskLine, text: str) -> Verdict:
-    version = _version(line)
+async def _routed(line: TaskLine, text: str, version: str | None) -> Verdict:
     try:
-        answer = await asyncio.to_thread(line.router.route, text) if line.embeds else line.router.route(text)
+        if line.embeds or len(text) > _LONG:
+            answer = await asyncio.to_thread(line.router.route, text)
+        else:
+            answer = line.router.route(text)
     except RouteError:
         return _left("error", _teacher("error", "fallback"))
     if answer.policy != version:
@@ -82,19 +93,22 @@ async def decide_many(
     texts: Sequence[str] | None,
     embeddings: Float32 | None,
     *,
+    version: str | None,
     known_prompts: Sequence[bool] | None,
     mode: str,
     audited: bool,
 ) -> list[Verdict]:
     """Decide native calls of a task, on texts, on embeddings (n, d) or on both.
 
-    ``known_prompts`` (n,) are those of the matches, None where no prompt is held against the policy. ``audited``:
-    whether labels come back, so that the audit coin may be tossed. Raises RouteError for inputs that are none.
+    ``version`` is the policy that was in force when the prompts were held against it, and ``known_prompts`` (n,) say
+    for each whether it accepts it; None where there is no prompt. ``audited``: whether labels come back, so that the
+    audit coin may be tossed. Raises RouteError for inputs that are none.
     """
     n = len(texts) if texts is not None else len(embeddings) if embeddings is not None else 0
     if line.task.mode == "observe":
         return [_left("observe", _teacher("no_policy", "bootstrap" if mode == "auto" else "requested"))] * n
-    version = _version(line)
+    if line.policy is not None and not line.meets and mode == "auto":
+        return [_left("below_target", _teacher("other_task", "bootstrap"))] * n
     if known_prompts is None or line.policy is None or mode != "auto":
         rows = list(range(n))
     else:
@@ -105,16 +119,35 @@ async def decide_many(
     answers = await asyncio.to_thread(routed) if rows else []
     verdicts = [_other_task()] * n
     for i, answer in zip(rows, answers, strict=True):
-        if known_prompts is None or answer.policy == version:
+        if answer.policy == version or mode != "auto":
             verdicts[i] = verdict_of(answer)
     return verdicts
 
 
-async def _shadowed(line: TaskLine, text: str) -> Verdict:
+async def _unkept(line: TaskLine, text: str, version: str | None) -> Verdict:
+    """Without coins, and not tallied. Where not everything is served, such calls are the teacher's."""
+    policy = line.policy
+    if policy is None or line.router.settings.mode != "live":
+        return _left(
+            line.router.settings.mode if policy is not None else "no_policy", _teacher("requested", "requested")
+        )
+    decisions = await asyncio.to_thread(line.router.decide, [text])
+    if line.policy is not policy or policy.version != version:
+        return _other_task()
+    (label, score, handled, reason, _), *_rest = decisions.rows()
+    seen = Seen(policy.version, label, handled, score) if label else None
+    answer = Answer(
+        label if handled else None, "surrogate" if handled else "none", reason, label or None, score,
+        policy.threshold, policy.version, 0.0, origin=None if handled else "requested", seen=seen,
+    )  # fmt: skip
+    return Verdict("handled" if handled else "deferred", reason, answer, answer.label, answer.surrogate_label)
+
+
+async def _shadowed(line: TaskLine, text: str, version: str | None) -> Verdict:
     """The teacher answers because the caller said so; what the policy would have said is told and recorded."""
     answer = line.router.route(text, ask_teacher=True)
     decisions = await asyncio.to_thread(line.router.decide, [text])
-    if answer.policy != _version(line):
+    if not answer.policy == version == line.version:
         return _left("shadow", answer)  # whose decision it is cannot be told
     label, score = decisions.labels[0], float(decisions.scores[0])
     seen = Seen(answer.policy or "", label, bool(decisions.handled[0]), score) if label else None
@@ -130,9 +163,26 @@ def _other_task() -> Verdict:
     return _left("other_task", _teacher("other_task", "bootstrap"))
 
 
-def _version(line: TaskLine) -> str | None:
-    return (line.policy.version or None) if line.policy is not None else None
-
-
 def _teacher(reason: Reason, origin: Origin) -> Answer:
     return Answer(None, "none", reason, None, float("-inf"), float("inf"), None, 0.0, origin=origin)
+
+
+def with_field(call: Call, path: tuple[str, ...] | None) -> Call:
+    """The call with its label at a path of a JSON answer, where the request itself does not say where it stands."""
+    if not path or call.slot.kind == "tool" or call.slot.fields:
+        return call
+    return replace(call, slot=replace(call.slot, kind="json", path=path[:-1], fields=path[-1:]))
+
+
+def missing(origin: Origin | None, status: int) -> str | None:
+    """The label of a trace whose teacher gave none; None for no trace. ``status`` 0 is no answer at all.
+
+    An answer without a label (a refusal, another tool, other words) is as much of the teacher as one with it: left out
+    of a plain sample, the sample would hold only what teachers label, and certify for all. What failed for another
+    reason than the input is no evidence: the caller's credentials, quotas and mistakes. An outage counts against an
+    audit alone, whose coin was tossed before.
+    """
+    plain = origin in ("audit", "bootstrap")
+    if plain and 200 <= status < 300:
+        return FAILED
+    return FAILED if origin == "audit" and (status in (0, 408) or status >= 500) else None

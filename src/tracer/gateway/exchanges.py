@@ -20,6 +20,8 @@ from tracer.gateway.tasks import Match
 from tracer.gateway.telemetry import RequestSpan
 from tracer.gateway.translating import Translation
 
+NO_STORE = "x-tracer-no-store"
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -40,7 +42,11 @@ class Exchange:
     call: Call | None = None
     match: Match | None = None
     line: TaskLine | None = None
+    version: str | None = None
     verdict: Verdict | None = None
+    answered_by: str = ""
+    asked: bool = True
+    filtered: bool = False
     decision: str = "passed"
     reason: str = "no_task"
     status: int = 0
@@ -49,6 +55,11 @@ class Exchange:
     saved: Decimal | None = None
     overhead: float | None = None
     span: RequestSpan | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the client allows a trace of it."""
+        return self.headers.get(NO_STORE, "").lower() not in ("1", "true", "yes", "on")
 
     @property
     def task(self) -> str:

@@ -68,11 +68,12 @@ def open_calls(line: TaskLine, calls: Sequence[tuple[str, str, Verdict]], now: f
 def take(line: TaskLine, one: HandedIn, now: float) -> Status:
     """Make a trace of a label. Raises StoreError where open calls cannot be read."""
     status, call = line.calls.take(one.id, one.label, now)
-    if call is None or (one.label is None and not call.owed):
+    label = one.label if line.allowed(one.label) else None
+    if call is None or (label is None and not call.owed):
         return status
     try:
         teacher = one.teacher or line.task.teacher
-        line.recorder(call.trace(one.label or FAILED, teacher=teacher, prompt=one.prompt, usage=one.usage))
+        line.recorder(call.trace(label or FAILED, teacher=teacher, prompt=one.prompt, usage=one.usage))
     except TracerError as error:
         log.warning("a trace of task %s could not be made: %s", line.task.name, type(error).__name__)
     return status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from tracer.cost import Price, call_usd, price_of
 from tracer.errors import TracerError
 from tracer.features.dense import checked
 from tracer.features.sources import embedder_from_name
+from tracer.flywheel.goals import Goals
 from tracer.flywheel.settings import Settings
 from tracer.gateway import patterns
 from tracer.gateway.opened import OpenCalls
@@ -26,6 +28,7 @@ from tracer.policies.serving_settings import SERVING, ServingSettings
 from tracer.serving.coins import Rng
 from tracer.serving.recorder import BatchRecorder
 from tracer.serving.router import Router
+from tracer.serving.tallies import Tally
 from tracer.traces.digests import digest_of
 from tracer.traces.store import COPY, TraceStore
 from tracer.types import FAILED, Trace, Usage
@@ -35,6 +38,9 @@ log = logging.getLogger("tracer.gateway")
 _ANY: tuple[tuple[str | None, str | None], ...] = ((None, None),)
 _LIKES = _TEACHERS = 16
 _LIKE_BYTES = 64 * 1024
+_UNTOLD = 100
+"""Tallies that wait for a store that is down; then the oldest are dropped."""
+_LAST_S = 5.0
 _DECAY = 0.01
 """Weight of the newest call in the running means of tokens."""
 
@@ -56,7 +62,8 @@ class TaskLine:
         self.task, self.home = task, config.task_home(task.name)
         self.home.mkdir(parents=True, exist_ok=True)
         self._rng = rng
-        prepare(self.home, task)
+        self.goals = goals_of(config, task)
+        prepare(self.home, task, self.goals)
         self.broken = False
         self._accepted: tuple[Policy | None, Collection[tuple[str | None, str | None]]] = (None, _ANY)
         self.router = self._router()
@@ -64,6 +71,7 @@ class TaskLine:
         self.store = _store(config, task, self.home)
         self.recorder = BatchRecorder(self._write, max_queue=config.limits.queue)
         self.calls = OpenCalls(self.home, task.label_wait_s, on_disk=task.capture != "features")
+        self._untold: list[Tally] = []
         self._costs: OrderedDict[str, _Cost] = OrderedDict()
         self._likes: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
@@ -71,6 +79,18 @@ class TaskLine:
     def policy(self) -> Policy | None:
         """The policy in force."""
         return self.router.policy
+
+    @property
+    def version(self) -> str | None:
+        """The version of the policy in force, None for none."""
+        policy = self.router.policy
+        return (policy.version or None) if policy is not None else None
+
+    @property
+    def meets(self) -> bool:
+        """Whether the policy in force promises what the task asks for."""
+        policy = self.router.policy
+        return policy is None or self.goals.met(policy.certificate)
 
     @property
     def embeds(self) -> bool:
@@ -88,8 +108,17 @@ class TaskLine:
             self._accepted = policy, [(teacher, prompt) for teacher, prompt in known] or _ANY
         return self._accepted[1]
 
+    def masked(self, text: str) -> str:
+        """The text as the policy reads it and the store keeps it: without what ``redact`` masks. Both see the same, or
+        a certificate for masked texts would be held against others."""
+        return patterns.masked(text, self.task.redact) if self.task.redact else text
+
+    def allowed(self, label: str | None) -> bool:
+        """Whether a teacher's answer is one of the declared labels."""
+        return label is not None and (self.task.labels is None or label in self.task.labels)
+
     def record(self, trace: Callable[[str], Trace], text: str) -> None:
-        """Queue a trace of a text, as the task's ``capture`` and ``redact`` allow; never waits."""
+        """Queue a trace of a masked text, as the task's ``capture`` allows; never waits."""
         kept = self.kept(text)
         if kept is None:
             return
@@ -99,16 +128,12 @@ class TaskLine:
             log.warning("a trace of task %s could not be made: %s", self.task.name, type(error).__name__)
 
     def kept(self, text: str) -> str | None:
-        """A text as it may be stored; None where the task keeps nothing, or it cannot be redacted."""
+        """A masked text as it may be stored; None where the task keeps nothing."""
         if self.task.capture == "off":
             return None
         if self.task.capture == "hash":
             return f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
-        try:
-            return patterns.masked(text, self.task.redact) if self.task.redact else text
-        except TracerError as error:
-            log.warning("a text of task %s could not be redacted: %s", self.task.name, type(error).__name__)
-            return None
+        return text
 
     def settle(self, now: float) -> None:
         """Record calls of which the label is overdue as failed, where one was promised. Raises StoreError."""
@@ -150,19 +175,35 @@ class TaskLine:
         if self.broken:
             self.router = self._router()
         while (tally := self.router.take_tally()) is not None:
+            self._untold.append(tally)
+        del self._untold[:-_UNTOLD]
+        while self._untold:
+            tally = self._untold[0]
             facts = cast(dict[str, Any], tally.facts)
             self.store.tally(tally.policy, tally.started.timestamp(), tally.seconds, tally.n, facts)
+            del self._untold[0]
 
     def close(self, timeout_s: float = 10.0) -> bool:
-        """Write what waits, and let go of the store; False where time ran out."""
+        """Write what waits, and let go of the store; False where time ran out.
+
+        Traces first, then tallies; a store that is locked does not hold the process up for longer than this.
+        """
+        done = self.recorder.close(timeout_s)
+        self.calls.close()
+        last = threading.Thread(target=self._last, name="tracer-tallies", daemon=True)
+        last.start()
+        last.join(min(timeout_s, _LAST_S))
+        if last.is_alive():
+            log.warning("tallies of task %s are lost: the store takes none", self.task.name)
+            return False  # the thread lets go of the store, where it still comes to that
+        self.store.close()
+        return done
+
+    def _last(self) -> None:
         try:
             self.tend()
         except TracerError as error:
             log.warning("tallies of task %s are lost: %s", self.task.name, type(error).__name__)
-        done = self.recorder.close(timeout_s)
-        self.calls.close()
-        self.store.close()
-        return done
 
     def _router(self) -> Router:
         try:
@@ -185,8 +226,15 @@ class TaskLine:
         self.store.append(kept, dense=dense, embedder=self._embedder.identity)
 
 
-def prepare(home: Path, task: TaskConfig) -> None:
-    """What a router needs of a home: a pointer, and serving settings. What is there is left as it is."""
+def goals_of(config: GatewayConfig, task: TaskConfig) -> Goals:
+    """What a task asks of its policies."""
+    name = task.name if config.database is not None else "default"
+    return Goals(task.target, task.delta, task.embedder, task.labels, name)
+
+
+def prepare(home: Path, task: TaskConfig, goals: Goals) -> None:
+    """What a home needs: a pointer, serving settings, and what is asked of its policies, which alone changes."""
+    goals.write(home)
     registry = PolicyRegistry(home)
     if not registry.pointer.exists():
         storage.write_atomic(registry.pointer, b"\n")  # the teacher answers until a policy is promoted

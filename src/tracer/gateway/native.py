@@ -18,9 +18,10 @@ from tracer.gateway.auth import Caller, UncheckedError, source_of
 from tracer.gateway.codecs import CODECS
 from tracer.gateway.codecs.bodies import read_object
 from tracer.gateway.deciding import MODES, Verdict, decide_many
+from tracer.gateway.exchanges import NO_STORE
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.opened import Status
-from tracer.gateway.plane import MODE, NO_STORE
+from tracer.gateway.plane import MODE
 from tracer.gateway.reading import TooLargeError, discard, read_body
 from tracer.gateway.relaying import ClientGoneError
 from tracer.gateway.serving import Gateway, Serving
@@ -134,13 +135,18 @@ class Native:
         line, clock, begun = one.line, self._gateway.clock, self._gateway.clock()
         asking = line.task.fallback if texts is not None else None
         calls: list[Prepared] | None = None
+        version = line.version
         if asking is not None and texts is not None:
             calls = await asyncio.to_thread(prepared, line, asking, texts)
             texts = [call.match.text for call in calls]
+        elif texts is not None and line.task.redact:
+            texts = [line.masked(text) for text in texts]
         known = None if calls is None else [call.match.known_prompt for call in calls]
-        audited = texts is not None and (asking is not None or line.task.labelled)
+        audited = texts is not None and one.store and (asking is not None or line.task.labelled)
         mode = one.headers.get(MODE, "auto")
-        verdicts = await decide_many(line, texts, embedding, known_prompts=known, mode=mode, audited=audited)
+        verdicts = await decide_many(
+            line, texts, embedding, version=version, known_prompts=known, mode=mode, audited=audited
+        )
         decided = clock() - begun
         ids = [secrets.token_hex(16) for _ in verdicts]
         left = [i for i, verdict in enumerate(verdicts) if verdict.label is None]

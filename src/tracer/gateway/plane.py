@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -23,20 +24,19 @@ from tracer.gateway.calls import Call
 from tracer.gateway.codecs import CODECS, PATHS
 from tracer.gateway.codecs.choices import ChoiceCodec
 from tracer.gateway.codecs.sse import events_of
-from tracer.gateway.deciding import MODES, UNANSWERED, decide
+from tracer.gateway.deciding import MODES, UNANSWERED, decide, missing, with_field
 from tracer.gateway.exchanges import Exchange
-from tracer.gateway.reading import TooLargeError, discard, read_body
+from tracer.gateway.reading import TooLargeError, discard, gone, read_body
 from tracer.gateway.relaying import ClientGoneError, Tee, while_connected
 from tracer.gateway.replies import Reply
 from tracer.gateway.serving import Gateway
-from tracer.gateway.translating import STATUS, Said, Translation, fitted, heard, parts_of, translation
+from tracer.gateway.translating import STATUS, Said, Translation, filtered, fitted, heard, parts_of, translation
 from tracer.gateway.upstream import Chain
-from tracer.types import FAILED, Usage
+from tracer.types import Usage
 
 log = logging.getLogger("tracer.gateway.requests")
 
 MODE = "x-tracer-mode"
-NO_STORE = "x-tracer-no-store"
 _COPIED = 1 << 20
 _OF_PROXIES = frozenset({"CONNECT", "TRACE"})
 _ROUTE = "/v1/{path}"
@@ -86,11 +86,16 @@ class Plane:
         if not await self._ready(one, known=known):
             return
         if one.call is not None and one.match is not None and one.line is not None:
-            verdict = await decide(one.line, one.match, one.call, one.headers.get(MODE, "auto"))
+            mode = one.headers.get(MODE, "auto")
+            verdict = await decide(one.line, one.match, one.call, mode, one.version, kept=one.kept)
             one.verdict, one.decision, one.reason = verdict, verdict.decision, verdict.reason
             if verdict.label is not None and await self._answered(one, verdict.label, "handled"):
                 return
-        await while_connected(self._upstream(one, self._chain(one, anthropic)), gone(one.receive))
+        work = self._upstream(one, self._chain(one, anthropic))
+        if one.verdict is not None and one.verdict.answer.origin == "audit":
+            await work  # to its end, though the client may leave: who is slow to be answered is no matter of chance
+        else:
+            await while_connected(work, gone(one.receive))
 
     async def _admitted(self, one: Exchange) -> bool:
         gate = one.serving.gate
@@ -113,11 +118,13 @@ class Plane:
         return True
 
     def _match(self, one: Exchange, call: Call) -> None:
-        lines = one.serving.lines
-        one.match = one.serving.tasks.match(call, one.headers, one.serving.accepted)
-        if one.match is not None:
-            one.line = lines[one.match.task.name]
-            one.reason = ""
+        # Before the prompt is held against what it accepts: a policy that comes into force meanwhile does not answer.
+        versions = {name: line.version for name, line in one.serving.lines.items()}
+        match = one.serving.tasks.match(call, one.headers, one.serving.accepted)
+        if match is not None:
+            one.line, one.version, one.reason = one.serving.lines[match.task.name], versions[match.task.name], ""
+            one.match = replace(match, text=one.line.masked(match.text)) if match.task.redact else match
+            one.call = with_field(call, match.task.label_field)
 
     async def _ready(self, one: Exchange, *, known: bool) -> bool:
         """Read the call, and find its task; False where the caller, or the task's upstream, cannot be served."""
@@ -152,11 +159,13 @@ class Plane:
         """Answer with the surrogate's label; False where the request cannot carry it: then the teacher is asked."""
         call, line, match, verdict = one.call, one.line, one.match, one.verdict
         assert call is not None and line is not None and match is not None and verdict is not None  # noqa: PT018, S101
+        like = line.like(call.wire, match.prompt)
         given: dict[str, Any] = {
-            "id": one.id, "created": int(self._gateway.now()), "model": call.model,
-            "like": line.like(call.wire, match.prompt),
+            "id": one.id, "created": int(self._gateway.now()), "model": call.model, "like": like,
         }  # fmt: skip
         try:
+            if like is None and match.task.label_field is not None and not call.schema:
+                raise CodecError("what stands beside the label is not known before a first answer")
             if call.stream:
                 parts = one.codec.stream(call, label, **given)
             else:
@@ -206,9 +215,11 @@ class Plane:
                 try:
                     await self._relay(one, reply, tee)
                 finally:
-                    if reply.status < 300 and (copy := tee.so_far) is not None:
+                    if (copy := tee.so_far) is not None and reply.status < 300:
                         label, usage = self._read(one, reply, copy)
+                    one.filtered = copy is not None and filtered(reply.status, copy)
         except UpstreamError as error:
+            one.asked = error.kind not in ("busy", "breaker_open")
             self._broke(one, error, counted=error.kind != "busy")
             if one.status == 0 and not await self._degraded(one):
                 more = {} if error.retry_after is None else {"retry-after": str(int(error.retry_after) + 1)}
@@ -230,6 +241,7 @@ class Plane:
         """Answer in the client's format what was asked in the upstream's."""
         said = await heard(asked.call, reply)
         told, parts = parts_of(call, said, id=one.id, created=int(self._gateway.now()))
+        one.filtered = said.refused
         if parts:
             one.facts = said.facts
             await self._write(one, call, parts, said.headers)
@@ -255,6 +267,7 @@ class Plane:
             scope["method"], target, headers, body,
             readable=one.call is not None, withheld=one.caller.withheld,
         )  # fmt: skip
+        one.answered_by = reply.upstream
         if one.span is not None:
             one.span.answered(one.serving.config.upstream(reply.upstream), reply.status, reply.attempts)
         return reply
@@ -309,20 +322,27 @@ class Plane:
     def _keep(self, one: Exchange, label: str | None, usage: Usage | None) -> None:
         """Record what the teacher said."""
         call, line, match, verdict = one.call, one.line, one.match, one.verdict
-        if call is None or one.headers.get(NO_STORE, "").lower() in ("1", "true", "yes", "on"):
+        if call is None or not one.kept:
             return
         if one.status == 200 and (match is None or match.task.mode == "observe"):
             self._gateway.watch(call, label, usage)
         if match is None or line is None or verdict is None or verdict.decision == UNANSWERED:
             return
-        if not label:
-            self._gateway.metrics.unread.labels(match.task.name).inc()
-            if verdict.answer.origin != "audit":
-                return
-        elif usage is not None:
+        if label is not None and usage is not None:
             line.learn(match.teacher, usage)
+        if not line.allowed(label):
+            self._gateway.metrics.unread.labels(match.task.name).inc()
+            label = None
+        answer, primary = verdict.answer, match.task.upstream
+        if one.answered_by not in ("", primary):
+            # Another endpoint's word is no evidence of this teacher's; whether it was asked is no matter of the input.
+            answer = replace(answer, origin="fallback")
+        if label is None and one.asked:
+            label = missing(answer.origin, 200 if one.filtered else one.status)
+        if label is None:
+            return
         trace = partial(
-            verdict.answer.trace, label=label or FAILED, id=one.id, teacher=match.teacher, prompt=match.prompt,
+            answer.trace, label=label, id=one.id, teacher=match.teacher, prompt=match.prompt,
             usage=usage, time=datetime.fromtimestamp(self._gateway.now(), UTC), metadata=one.facts,
         )  # fmt: skip
         line.record(trace, match.text)
@@ -375,9 +395,3 @@ class Plane:
                 "overhead_ms": round(overhead * 1e3, 3), "bytes": len(one.body), "key": one.caller.name,
             }  # fmt: skip
             log.info("%s", json.dumps(line))
-
-
-async def gone(receive: Receive) -> None:
-    """Returns when the client has left."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

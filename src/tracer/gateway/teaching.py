@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
 from tracer.errors import CodecError, UpstreamError
 from tracer.gateway.calls import Call
 from tracer.gateway.composing import asked
-from tracer.gateway.deciding import Verdict
+from tracer.gateway.deciding import Verdict, missing
 from tracer.gateway.headers import CREDENTIALS
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.replies import Reply
@@ -19,7 +19,6 @@ from tracer.gateway.serving import Gateway, Serving
 from tracer.gateway.settings import Asking
 from tracer.gateway.tasks import Match, matched
 from tracer.gateway.translating import STATUS, Said, Translation, fitted, heard, native
-from tracer.types import FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ def prepared(line: TaskLine, asking: Asking, texts: Sequence[str]) -> list[Prepa
         match = matched(line.task, call, accepted)
         if match is None:
             raise CodecError("the task's input finds no text in this one")
-        out.append(Prepared(body, call, match))
+        out.append(Prepared(body, call, replace(match, text=line.masked(match.text))))
     return out
 
 
@@ -82,6 +81,7 @@ class Teaching:
 
     async def _one(self, id: str, one: Prepared, verdict: Verdict) -> Taught:  # noqa: A002
         said: Said | None = None
+        was_asked = True
         try:
             asked = native(one.body, one.call, self._line.task, self._upstream, one.match.teacher)
             async with self._free, self._slots, await self._sent(asked) as reply:
@@ -90,15 +90,17 @@ class Teaching:
                 return Taught(None, self._status(said.status), f"the teacher's upstream says: {said.message}")
             return Taught(said.label) if said.label else Taught(None, 502, "the teacher's answer has no label")
         except UpstreamError as error:
+            was_asked = error.kind not in ("busy", "breaker_open")
             if error.kind == "busy":
                 self._gateway.metrics.upstreams.failed(error.upstream, error.kind)
             return Taught(None, STATUS[error.kind], f"upstream {error.upstream!r} did not answer")
         except ValueError as error:
+            was_asked = False
             problem = str(error) if isinstance(error, CodecError) else "a header is malformed"
             return Taught(None, 400, f"the teacher cannot be asked: {problem}")
         finally:
             if self._store:
-                self._keep(id, one.match, verdict, said)
+                self._keep(id, one.match, verdict, said, asked=was_asked)
 
     def _status(self, status: int) -> int:
         """That of an upstream's error; where the gateway's own key or request is at fault, the caller's is not."""
@@ -108,18 +110,24 @@ class Teaching:
         headers = fitted(asked.call, self._headers)
         return await self._chain.send("POST", asked.path, headers, asked.body, withheld=self._withheld)
 
-    def _keep(self, id: str, match: Match, verdict: Verdict, said: Said | None) -> None:  # noqa: A002
-        """Record what was said; of an audit also that nothing was."""
-        label = said.label if said is not None else None
-        if not label:
-            self._gateway.metrics.unread.labels(match.task.name).inc()
-            if verdict.answer.origin != "audit":
-                return
+    def _keep(self, id: str, match: Match, verdict: Verdict, said: Said | None, *, asked: bool) -> None:  # noqa: A002
+        """Record what was said, or that nothing was, where that counts."""
+        answer, status = verdict.answer, 0
+        label = said.label if said is not None and self._line.allowed(said.label) else None
+        if said is not None:
+            status = 200 if said.refused else said.status
+            if said.upstream != self._upstream.name:
+                answer = replace(answer, origin="fallback")  # another endpoint's word is none of this teacher's
         usage = said.usage if said is not None else None
-        if label and usage is not None:
+        if label is None:
+            self._gateway.metrics.unread.labels(match.task.name).inc()
+            label = missing(answer.origin, status) if asked else None
+        elif usage is not None:
             self._line.learn(match.teacher, usage)
+        if label is None:
+            return
         trace = partial(
-            verdict.answer.trace, label=label or FAILED, id=id, teacher=match.teacher, prompt=match.prompt, usage=usage,
+            answer.trace, label=label, id=id, teacher=match.teacher, prompt=match.prompt, usage=usage,
             time=datetime.fromtimestamp(self._gateway.now(), UTC), metadata=said.facts if said is not None else None,
         )  # fmt: skip
         self._line.record(trace, match.text)

@@ -27,6 +27,7 @@ _PATH = {codec.wire: path for path, codec in PATHS.items()}
 _VERSION = (b"anthropic-version", b"2023-06-01")
 _OF_THE_REQUEST = (b"content-type", b"content-encoding", b"accept")
 _OF_THE_ANSWER = (b"content-type", b"content-length", b"content-encoding")
+_FILTERS = (b"content_filter", b"content_policy")
 _MOST = 1 << 20
 STATUS: Mapping[UpstreamFault, int] = {
     "timeout": 504, "connect": 502, "cut": 502, "breaker_open": 503, "busy": 503, "status": 502,
@@ -45,8 +46,9 @@ class Translation:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What an upstream said: the label, None where there is none; ``facts`` go into the trace's metadata:
-    ``probabilities`` by label, and ``confidence``. ``message`` is that of an error."""
+    """What ``upstream`` said: the label, None where there is none; ``facts`` go into the trace's metadata:
+    ``probabilities`` by label, and ``confidence``. ``message`` is that of an error. ``refused``: the input itself was
+    looked at, and got no label."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
@@ -54,6 +56,8 @@ class Said:
     usage: Usage | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     message: str = ""
+    upstream: str = ""
+    refused: bool = False
 
 
 def translation(call: Call, task: TaskConfig, upstream: Upstream, model: str) -> Translation | None:
@@ -103,10 +107,18 @@ async def heard(there: Call, reply: Reply) -> Said:
     body = await reply.read(_MOST)
     kept = tuple(pair for pair in reply.headers if pair[0] not in _OF_THE_ANSWER)
     if reply.status >= 300:
-        return Said(reply.status, kept, message=_message(body) or f"the upstream answered with status {reply.status}")
+        message = _message(body) or f"the upstream answered with status {reply.status}"
+        refused = filtered(reply.status, body)
+        return Said(reply.status, kept, message=message, upstream=reply.upstream, refused=refused)
     codec = CODECS[there.wire]
     facts = codec.facts(there, body) if isinstance(codec, ChoiceCodec) else {}
-    return Said(reply.status, kept, codec.label(there, body), codec.usage(body), facts)
+    label = codec.label(there, body)
+    return Said(reply.status, kept, label, codec.usage(body), facts, upstream=reply.upstream, refused=label is None)
+
+
+def filtered(status: int, body: bytes) -> bool:
+    """Whether an error is a filter's: a teacher that looks at the text before it answers refuses some inputs."""
+    return status == 400 and any(word in body for word in _FILTERS)
 
 
 def parts_of(call: Call, said: Said, *, id: str, created: int) -> tuple[Said, list[bytes]]:  # noqa: A002
@@ -148,10 +160,10 @@ def question_of(call: Call, labels: tuple[str, ...] | None) -> Question:
         raise CodecError("no user message at the end")
     if slot.kind == "text":
         values: tuple[Scalar, ...] = call.options or labels or ()
-    elif len(slot.fields) != 1 or slot.optional or slot.lists:
+    elif len(slot.fields) != 1 or not slot.values or slot.optional or slot.lists:
         raise CodecError("not one field with an enum")
     else:
-        values = slot.values[0] if slot.values else labels or ()
+        values = slot.values[0]
     if not values:
         raise CodecError("no list of labels")
     said, notes = _described(call)

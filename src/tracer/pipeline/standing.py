@@ -34,7 +34,8 @@ class Standing:
     ``n_agreed`` of those agreed. On all ``n_shadow`` shadow traces of the attempt it handles ``coverage`` of them and
     agrees on ``agreement`` of those, for comparison with its challenger; None where it cannot read the traces.
     ``certificate`` is the new one of a renewed policy, ``fallback`` the old one of a refuted policy at the next safer
-    threshold that the fresh traces do not speak against; None where there is none.
+    threshold that the fresh traces do not speak against; None where there is none. ``weaker``: it promises less than
+    this attempt asks for.
     """
 
     version: str
@@ -49,6 +50,7 @@ class Standing:
     certificate: Certificate | None = None
     fallback: Certificate | None = None
     problem: str = ""
+    weaker: bool = False
 
     def statement(self) -> str:
         """What became of the policy in force, in one sentence."""
@@ -109,6 +111,7 @@ def stand(incumbent: Policy, shop: Workshop, config: FitConfig, level: float, at
     return Standing(
         incumbent.version, state, share, n_fresh, n, n_agreed, len(shadow),
         float(handled.mean()), float(agree[handled].mean()) if handled.any() else None, certificate, fallback,
+        weaker=own.target < config.target,
     )  # fmt: skip
 
 

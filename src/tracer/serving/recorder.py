@@ -32,7 +32,7 @@ class BatchRecorder:
 
     ``write`` gets 1 to ``max_batch`` traces and must be idempotent by id: after an error it gets the same again, after
     ``backoff_s`` seconds, twice that, and so on. A trace waits ``max_wait_s`` for company at most. At most
-    ``max_queue`` traces are held; what comes then is dropped and counted, audits like others, so that what is lost
+    ``max_queue`` traces are held, and texts of about ``max_bytes``; what comes then is dropped and counted, audits like others, so that what is lost
     does not depend on what it says. A trace that is refused while the store takes others is given up and counted.
     """
 
@@ -43,14 +43,16 @@ class BatchRecorder:
         max_batch: int = 500,
         max_wait_s: float = 1.0,
         max_queue: int = 10_000,
+        max_bytes: int = 64 << 20,
         backoff_s: float = 0.1,
     ) -> None:
-        counts = (("max_batch", max_batch, 1), ("max_queue", max_queue, 1))
+        counts = (("max_batch", max_batch, 1), ("max_queue", max_queue, 1), ("max_bytes", max_bytes, 1))
         for key, value, least in (*counts, ("max_wait_s", max_wait_s, 0), ("backoff_s", backoff_s, 0)):
             if not value >= least:
                 raise ConfigError(f"{key} = {value!r}: must be at least {least}")
         self._write = write
         self._max_batch, self._max_wait_s, self._max_queue = max_batch, max_wait_s, max_queue
+        self._max_bytes, self._bytes = max_bytes, 0
         self._backoff_s = backoff_s
         self._queue: deque[Trace] = deque()
         self._changed = threading.Condition()
@@ -62,12 +64,15 @@ class BatchRecorder:
     def __call__(self, trace: Trace) -> None:
         """Queue a trace; never waits for the store, never raises."""
         with self._changed:
-            if self._closing or len(self._queue) >= self._max_queue:
+            size = _size(trace)
+            full = len(self._queue) >= self._max_queue or (self._queue and self._bytes + size > self._max_bytes)
+            if self._closing or full:
                 self._counts["dropped"] += 1
                 if self._counts["dropped"] == 1:
                     log.warning("traces are dropped: %d wait to be written", len(self._queue))
                 return
             self._queue.append(trace)
+            self._bytes += size
             self._start()
             if len(self._queue) in (1, self._max_batch):
                 self._changed.notify_all()
@@ -114,6 +119,7 @@ class BatchRecorder:
             self._given_up = True
             self._counts["dropped"] += left
             self._queue.clear()
+            self._bytes = 0
             self._changed.notify_all()
         if left:
             log.warning("closed with %d traces unwritten", left)
@@ -220,6 +226,7 @@ class BatchRecorder:
                 return  # counted as dropped already
             gone = set(map(id, batch))  # held by the batch, so no other object has taken these ids
             self._queue = deque(trace for trace in self._queue if id(trace) not in gone)
+            self._bytes -= sum(map(_size, batch))
             self._counts[outcome] += len(batch)
             self._changed.notify_all()
 
@@ -232,3 +239,8 @@ class BatchRecorder:
                 if left <= 0:
                     return
                 self._changed.wait(left)
+
+
+def _size(trace: Trace) -> int:
+    """What a trace holds in memory, nearly: the text is all that can be large."""
+    return 1024 + 2 * len(trace.text or "")
