@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,8 +14,8 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tracer.gateway import openapi, problems
 from tracer.gateway.admin import Admin
@@ -46,12 +47,39 @@ class Application(Starlette):
             if not self.gateway.config.keys and (why := foreign(scope)) is not None:
                 await problems.turned_away(scope, *why)(scope, receive, send)
                 return
+            if scope["http_version"] == "1.0":
+                send = _whole(send)
             if scope["path"] in PATHS:
                 await self.plane(scope, receive, send)
                 return
             if scope["path"].endswith("/") and (path := scope["path"].rstrip("/")) in _NATIVE:
                 scope = {**scope, "path": path}
         await super().__call__(scope, receive, send)
+
+
+def _whole(send: Send) -> Send:
+    """For a client of HTTP/1.0, which knows no chunks: an answer of unknown length is held until its length is known.
+
+    Not every server that stands below ends such an answer with the connection, as it should.
+    """
+    start: Message | None = None
+    parts: list[bytes] = []
+
+    async def held(message: Message) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start" and b"content-length" not in dict(message["headers"]):
+            start = message
+        elif start is None:
+            await send(message)
+        else:
+            parts.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                body = b"".join(parts)
+                length = (b"content-length", str(len(body)).encode())
+                await send({**start, "headers": [*start["headers"], length]})
+                await send({"type": "http.response.body", "body": body})
+
+    return held
 
 
 def application(gateway: Gateway) -> Application:
@@ -75,6 +103,7 @@ def application(gateway: Gateway) -> Application:
     routes = [
         Route("/v1/classify", traced(telemetry, bounded(gateway, native.classify)), methods=["POST"]),
         Route("/v1/classify/batch", traced(telemetry, bounded(gateway, native.batch)), methods=["POST"]),
+        Route("/v1/classify/label", traced(telemetry, bounded(gateway, native.label)), methods=["POST"]),
         Route("/v1/models", native.models, methods=["GET"]),
         *(Route(path, problems.OtherMethod(allowed)) for path, allowed in _OWN),
         Route("/v1/{rest:path}", plane),
@@ -91,7 +120,12 @@ def application(gateway: Gateway) -> Application:
     return app
 
 
-_OWN = (("/v1/classify", "POST"), ("/v1/classify/batch", "POST"), ("/v1/models", "GET, HEAD"))
+_OWN = (
+    ("/v1/classify", "POST"),
+    ("/v1/classify/batch", "POST"),
+    ("/v1/classify/label", "POST"),
+    ("/v1/models", "GET, HEAD"),
+)
 _NATIVE = frozenset(path for path, _ in _OWN)
 
 
@@ -103,8 +137,17 @@ def server(gateway: Gateway, host: str, port: int) -> uvicorn.Server:
     check_bind(gateway.config, host)
     gateway.bound = host
     config = uvicorn.Config(
-        application(gateway), host=host, port=port, http=timed(AutoHTTPProtocol), log_config=None,
-        access_log=False, lifespan="on", ws="none", server_header=False, date_header=False, proxy_headers=False,
+        application(gateway), host=host, port=port, http=timed(_protocol()), log_config=None, access_log=False,
+        lifespan="on", ws="none", server_header=False, date_header=False, proxy_headers=False,
         timeout_graceful_shutdown=DRAIN_S,
     )  # fmt: skip
     return uvicorn.Server(config)
+
+
+def _protocol() -> type[asyncio.Protocol]:
+    """HTTP by httptools, which is several times as fast; by h11 where it is not installed."""
+    try:
+        from tracer.gateway.protocol import Protocol
+    except ImportError:
+        return H11Protocol
+    return Protocol

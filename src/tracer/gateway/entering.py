@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from tracer.gateway import scoped
 from tracer.gateway.auth import UncheckedError, source_of
 from tracer.gateway.deciding import MODES
+from tracer.gateway.exchanges import Exchange
 from tracer.gateway.reading import Pieces, SlowBodyError, TooLargeError, read_body
 from tracer.gateway.retrying import asks_a_model
-
-if TYPE_CHECKING:
-    from tracer.gateway.plane import Exchange
 
 __all__ = ["MODE", "RefusedError", "admit", "check_reach", "take_body"]
 

@@ -20,6 +20,7 @@ from tracer.features.sources import embedder_from_name
 from tracer.flywheel.goals import Goals
 from tracer.flywheel.settings import Settings
 from tracer.gateway import patterns
+from tracer.gateway.opened import OpenCalls
 from tracer.gateway.settings import GatewayConfig, TaskConfig
 from tracer.gateway.switches import GatewaySwitch, TaskSwitch
 from tracer.policies.policy import Policy
@@ -31,7 +32,7 @@ from tracer.serving.router import Router
 from tracer.serving.tallies import Tally
 from tracer.traces.digests import digest_of
 from tracer.traces.store import COPY, TraceStore
-from tracer.types import Trace, Usage
+from tracer.types import FAILED, Trace, Usage
 
 log = logging.getLogger("tracer.gateway")
 
@@ -58,7 +59,7 @@ class _Cost:
 class TaskLine:
     """One task: ``router`` decides in caller-asks-the-teacher mode, ``recorder`` writes to ``store``.
 
-    For one event loop; what reads or writes files (`tend`, `close`) runs in threads.
+    For one event loop; what reads or writes files (`look`, `tend`, `close`) runs in threads.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class TaskLine:
             log.warning("the store of task %s cannot be opened yet: %s", task.name, error)
         self.recorder = BatchRecorder(self._write, max_queue=config.limits.queue)
         self._tally: Tally | None = None
+        self.calls = OpenCalls(self.home, task.label_wait_s, on_disk=task.capture != "features")
         self._costs: OrderedDict[str, _Cost] = OrderedDict()
         self._likes: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
@@ -143,14 +145,26 @@ class TaskLine:
 
     def record(self, trace: Callable[[str], Trace], text: str) -> None:
         """Queue a trace of a masked text, as the task's ``capture`` allows; never waits."""
-        if self.task.capture == "off":
+        kept = self.kept(text)
+        if kept is None:
             return
         try:
-            if self.task.capture == "hash":
-                text = f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
-            self.recorder(trace(text))
+            self.recorder(trace(kept))
         except TracerError as error:
             log.warning("a trace of task %s could not be made: %s", self.task.name, type(error).__name__)
+
+    def kept(self, text: str) -> str | None:
+        """A masked text as it may be stored; None where the task keeps nothing."""
+        if self.task.capture == "off":
+            return None
+        if self.task.capture == "hash":
+            return f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
+        return text
+
+    def settle(self, now: float) -> None:
+        """Record calls of which the label is overdue as failed, where one was promised. Raises StoreError."""
+        for call in self.calls.expired(now):
+            self.recorder(call.trace(FAILED, teacher=self.task.teacher))
 
     def learn(self, teacher: str, usage: Usage) -> None:
         """Take a call of the teacher into the mean of its tokens."""
@@ -184,6 +198,10 @@ class TaskLine:
             if len(self._likes) > _LIKES:
                 self._likes.popitem(last=False)
 
+    def look(self) -> None:
+        """Take up another policy or other settings where they are in force; no request waits for that."""
+        self.router.refresh()
+
     def tend(self) -> None:
         """Write the tallies; load the policy again where it could not be loaded. Raises StoreError."""
         if self.broken:
@@ -197,6 +215,7 @@ class TaskLine:
         Traces first, then tallies; a store that is locked does not hold the process up for longer than this.
         """
         done = self.recorder.close(timeout_s)
+        self.calls.close()
         last = threading.Thread(target=self._last, name="tracer-tallies", daemon=True)
         last.start()
         last.join(min(timeout_s, _LAST_S))
@@ -228,7 +247,7 @@ class TaskLine:
 
     def _router(self) -> Router:
         try:
-            router = Router.load(self.home, rng=self._rng)
+            router = Router.load(self.home, rng=self._rng, reload_s=None)
         except (TracerError, OSError) as error:
             # The teacher answers meanwhile: a policy that cannot be loaded must not take the service down.
             log.warning("the policy of task %s cannot be loaded: %s", self.task.name, type(error).__name__)

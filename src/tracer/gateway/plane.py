@@ -10,92 +10,36 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import partial
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from tracer.errors import CodecError, UpstreamError
-from tracer.gateway.auth import Caller
 from tracer.gateway.calls import Call
 from tracer.gateway.codecs import CODECS, PATHS
-from tracer.gateway.codecs.base import Codec
+from tracer.gateway.codecs.choices import ChoiceCodec
 from tracer.gateway.codecs.sse import events_of
-from tracer.gateway.deciding import UNANSWERED, Verdict, decide, missing, with_field
+from tracer.gateway.deciding import UNANSWERED, decide, missing, with_field
 from tracer.gateway.entering import MODE, RefusedError, admit, check_reach, take_body
-from tracer.gateway.lines import TaskLine
-from tracer.gateway.reading import Pieces, SlowBodyError, discard
+from tracer.gateway.exchanges import Exchange
+from tracer.gateway.reading import SlowBodyError, discard, gone
 from tracer.gateway.relaying import ClientGoneError, Tee, while_connected
 from tracer.gateway.replies import Reply
-from tracer.gateway.serving import Gateway, Serving
+from tracer.gateway.serving import Gateway
 from tracer.gateway.speaking import misdirects
 from tracer.gateway.targets import TargetError
-from tracer.gateway.tasks import Match
-from tracer.gateway.telemetry import RequestSpan
-from tracer.gateway.upstream import Chain
+from tracer.gateway.translating import STATUS, Said, Translation, filtered, fitted, heard, parts_of, translation
+from tracer.gateway.upstream import Body, Chain
 from tracer.types import Usage
 
 log = logging.getLogger("tracer.gateway.requests")
 
-NO_STORE = "x-tracer-no-store"
 _COPIED = 1 << 20
-_STATUS = {"timeout": 504, "connect": 502, "cut": 502, "breaker_open": 503, "busy": 503, "status": 502}
 _ROUTE = "/v1/{path}"
-_FILTERED = (b"content_filter", b"content_policy")
-"""In errors of teachers that look at the text before they answer: what they refuse depends on the input."""
-
-
-@dataclass(slots=True)
-class Exchange:
-    """What is known of one request while it lasts."""
-
-    scope: Scope
-    receive: Receive
-    send: Send
-    serving: Serving
-    codec: Codec
-    path: str
-    headers: Mapping[str, str]
-    begun: float
-    id: str = field(default_factory=lambda: secrets.token_hex(16))
-    caller: Caller = field(default_factory=lambda: Caller(None))
-    body: bytes = b""
-    pieces: Pieces | None = None
-    unread: bool = True
-    call: Call | None = None
-    match: Match | None = None
-    line: TaskLine | None = None
-    version: str | None = None
-    verdict: Verdict | None = None
-    answered_by: str = ""
-    asked: bool = True
-    filtered: bool = False
-    decision: str = "passed"
-    reason: str = "no_task"
-    status: int = 0
-    saved: Decimal | None = None
-    overhead: float | None = None
-    span: RequestSpan | None = None
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the body that came."""
-        return len(self.body) if self.pieces is None else self.pieces.n_bytes
-
-    @property
-    def kept(self) -> bool:
-        """Whether the client allows a trace of it."""
-        return self.headers.get(NO_STORE, "").lower() not in ("1", "true", "yes", "on")
-
-    @property
-    def task(self) -> str:
-        """The task's name, empty for none."""
-        return self.match.task.name if self.match is not None else ""
 
 
 class Plane:
@@ -140,13 +84,14 @@ class Plane:
         if one.call is not None:
             self._match(one, one.call)
         check_reach(one)
+        _translate(one)
         if one.call is not None and one.match is not None and one.line is not None:
             mode = one.headers.get(MODE, "auto")
             verdict = await decide(one.line, one.match, one.call, mode, one.version, kept=one.kept)
             one.verdict, one.decision, one.reason = verdict, verdict.decision, verdict.reason
             if verdict.label is not None and await self._answered(one, verdict.label, "handled"):
                 return
-        work = self._upstream(one, self._chain(one, known=known))
+        work = self._upstream(one, _chain(one, known=known))
         if one.pieces is not None:
             await while_connected(work, one.pieces.client_gone())
         elif one.verdict is not None and one.verdict.answer.origin == "audit":
@@ -162,15 +107,6 @@ class Plane:
             one.line, one.version, one.reason = one.serving.lines[match.task.name], versions[match.task.name], ""
             one.match = replace(match, text=one.line.masked(match.text)) if match.task.redact else match
             one.call = with_field(call, match.task.label_field)
-
-    def _chain(self, one: Exchange, *, known: bool) -> Chain:
-        """The upstreams to ask. Raises RefusedError where the client's own key is for none of them."""
-        chains, task = one.serving.chains, one.match.task if one.match is not None else None
-        chain = chains.default(one.codec.wire, known=known) if task is None else chains.of(task.upstream, task.teacher)
-        first = one.serving.config.upstream(chain.name)
-        if misdirects(first, one.codec.wire, one.scope["headers"], one.caller.withheld, known=known):
-            raise RefusedError(400, f"upstream {first.name!r} speaks another format: your key is not shown there")
-        return chain
 
     async def _answered(self, one: Exchange, label: str, decision: str) -> bool:
         """Answer with the surrogate's label; False where the request cannot carry it: then the teacher is asked."""
@@ -193,18 +129,25 @@ class Plane:
                 one.verdict = verdict.unwritten()
                 one.decision, one.reason = one.verdict.decision, one.verdict.reason
             return False
-        one.decision, one.status = decision, 200
+        one.decision = decision
         one.saved = line.saved_usd(match.teacher) if decision == "handled" else None
         one.overhead = self._gateway.clock() - one.begun
+        await self._write(one, call, parts)
+        return True
+
+    async def _write(
+        self, one: Exchange, call: Call, parts: list[bytes], more: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """An answer that was made here."""
+        one.status = 200
         content = b"text/event-stream; charset=utf-8" if call.stream else b"application/json"
-        head = [(b"content-type", content), *self._told(one)]
+        head = [(b"content-type", content), *more, *self._told(one)]
         if call.stream:
             head.append((b"cache-control", b"no-cache"))
         else:
             head.append((b"content-length", str(len(parts[0])).encode()))
         await one.send({"type": "http.response.start", "status": 200, "headers": head})
         await one.send({"type": "http.response.body", "body": b"".join(parts)})
-        return True
 
     async def _upstream(self, one: Exchange, chain: Chain) -> None:
         """Ask the upstream and hand its answer on. An audit whose label does not come back is recorded as failed."""
@@ -217,20 +160,24 @@ class Plane:
             async with slots, await self._sent(one, chain) as reply:
                 if reply.status >= 500 and await self._degraded(one):
                     return
+                if one.translation is not None and one.call is not None:
+                    said = await self._interpreted(one, one.call, one.translation, reply)
+                    label, usage = said.label, said.usage
+                    return
                 tee = Tee(reply.chunks, _COPIED if one.call is not None else 0, reply.header("content-encoding"))
                 try:
                     await self._relay(one, reply, tee)
                 finally:
                     if (copy := tee.so_far) is not None and reply.status < 300:
                         label, usage = self._read(one, reply, copy)
-                    one.filtered = reply.status == 400 and copy is not None and any(word in copy for word in _FILTERED)
+                    one.filtered = copy is not None and filtered(reply.status, copy)
         except UpstreamError as error:
             one.asked = error.kind not in ("busy", "breaker_open")
             self._broke(one, error, counted=error.kind != "busy")
             if one.status == 0 and not await self._degraded(one):
                 more = {} if error.retry_after is None else {"retry-after": str(int(error.retry_after) + 1)}
                 what = "has as many requests as may wait" if error.kind == "busy" else "did not answer"
-                await self._refuse(one, _STATUS[error.kind], f"upstream {error.upstream!r} {what}", more)
+                await self._refuse(one, STATUS[error.kind], f"upstream {error.upstream!r} {what}", more)
         except asyncio.CancelledError:
             left = True
             raise
@@ -246,19 +193,35 @@ class Plane:
                 one.span.over(None if copy is None else one.codec.reply(copy), usage, left=left)
             self._keep(one, label, usage)
 
+    async def _interpreted(self, one: Exchange, call: Call, asked: Translation, reply: Reply) -> Said:
+        """Answer in the client's format what was asked in the upstream's."""
+        said = await heard(asked.call, reply)
+        told, parts = parts_of(call, said, id=one.id, created=int(self._gateway.now()))
+        one.filtered = said.refused
+        if parts:
+            one.facts = said.facts
+            await self._write(one, call, parts, said.headers)
+        elif told.status < 500 or not await self._degraded(one):
+            wait = {key.decode(): value.decode("latin-1") for key, value in said.headers if key == b"retry-after"}
+            await self._refuse(one, told.status, told.message, wait)
+        return said
+
     async def _sent(self, one: Exchange, chain: Chain) -> Reply:
-        scope = one.scope
+        scope, asked = one.scope, one.translation
         one.overhead = self._gateway.clock() - one.begun
         target = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
         if scope["query_string"]:
             target += "?" + scope["query_string"].decode("latin-1")
         headers = scope["headers"]
+        body: Body = one.body if one.pieces is None else one.pieces
         if one.span is not None:
             headers = one.span.ask(
                 headers, one.call, one.match.task.teacher if one.match is not None else None, one.task
             )
+        if asked is not None:
+            target, headers, body = asked.path, fitted(asked.call, headers), asked.body
         reply = await chain.send(
-            scope["method"], target, headers, one.body if one.pieces is None else one.pieces,
+            scope["method"], target, headers, body,
             readable=one.call is not None, withheld=one.caller.withheld,
         )  # fmt: skip
         one.answered_by = reply.upstream
@@ -294,7 +257,7 @@ class Plane:
             # early, as it did there.
             events = (reply.header("content-type") or "").startswith("text/event-stream")
             if events and tee.between_events and reply.header("content-length") is None:
-                event = one.codec.error_event(_STATUS[error.kind], f"upstream {error.upstream!r}: the answer broke off")
+                event = one.codec.error_event(STATUS[error.kind], f"upstream {error.upstream!r}: the answer broke off")
                 await one.send({"type": "http.response.body", "body": event, "more_body": False})
                 return
             raise
@@ -309,6 +272,8 @@ class Plane:
                 events = events_of(copy)
                 return codec.label_of_stream(call, events), codec.usage_of_stream(events)
             label, usage = codec.label(call, copy), codec.usage(copy)
+            if isinstance(codec, ChoiceCodec):
+                one.facts = codec.facts(call, copy)
             if one.line is not None and one.match is not None and codec.reproduces(call, copy, copy):
                 one.line.keep_like(call.wire, one.match.prompt, copy)
             return label, usage
@@ -339,7 +304,7 @@ class Plane:
             return
         trace = partial(
             answer.trace, label=label, id=one.id, teacher=match.teacher, prompt=match.prompt,
-            usage=usage, time=datetime.fromtimestamp(self._gateway.now(), UTC),
+            usage=usage, time=datetime.fromtimestamp(self._gateway.now(), UTC), metadata=one.facts,
         )  # fmt: skip
         line.record(trace, match.text)
 
@@ -393,7 +358,26 @@ class Plane:
             log.info("%s", json.dumps(line))
 
 
-async def gone(receive: Receive) -> None:
-    """Returns when the client has left."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _translate(one: Exchange) -> None:
+    """Put the call into the words of its task's upstream, where that speaks others. Raises RefusedError."""
+    if one.call is None or one.match is None:
+        return
+    upstream = one.serving.config.upstream(one.match.task.upstream)
+    try:
+        one.translation = translation(one.call, one.match.task, upstream, one.match.teacher)
+    except CodecError as error:
+        one.reason = "untranslatable"
+        problem = f"upstream {upstream.name!r} speaks another format, into which this cannot be translated: {error}"
+        raise RefusedError(400, problem) from error
+
+
+def _chain(one: Exchange, *, known: bool) -> Chain:
+    """The upstreams to ask. Raises RefusedError where the client's own key is for none of them."""
+    chains, task = one.serving.chains, one.match.task if one.match is not None else None
+    chain = chains.default(one.codec.wire, known=known) if task is None else chains.of(task.upstream, task.teacher)
+    first = one.serving.config.upstream(chain.name)
+    if one.translation is None and misdirects(
+        first, one.codec.wire, one.scope["headers"], one.caller.withheld, known=known
+    ):
+        raise RefusedError(400, f"upstream {first.name!r} speaks another format: your key is not shown there")
+    return chain

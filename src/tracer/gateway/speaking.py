@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from tracer.gateway.calls import Wire
 from tracer.gateway.headers import CREDENTIALS
-from tracer.gateway.settings import Upstream, UpstreamKind
+from tracer.gateway.settings import Upstream
 
 __all__ = ["misdirects", "of_no_task", "speaks"]
-
-_SPOKEN: Mapping[UpstreamKind, tuple[Wire, ...]] = {
-    "openai": ("openai.chat", "openai.responses", "decisions"),
-    "anthropic": ("anthropic.messages",),
-    "decisions": ("decisions",),
-    "systemone": ("systemone",),
-}
 
 
 def speaks(upstream: Upstream, wire: Wire) -> bool:
     """Whether an upstream takes calls of a format."""
-    return wire in _SPOKEN[upstream.kind]
+    return wire in upstream.speaks
 
 
 def of_no_task(upstreams: Sequence[Upstream], wire: Wire, *, known: bool) -> Upstream:

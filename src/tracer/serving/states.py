@@ -121,8 +121,11 @@ class HomeSource:
         """Whether it is time to look again."""
         return self._clock() >= self._due
 
-    def refresh(self, old: Callable[[], State], swap: Callable[[State], None], fault: Callable[[], None]) -> None:
-        """Look, and swap the state where something changed. One thread at a time; others return at once.
+    def refresh(
+        self, old: Callable[[], State], swap: Callable[[State], None], fault: Callable[[], None], *, now: bool = False
+    ) -> None:
+        """Look where that is due, or ``now``, and swap the state where something changed. One thread at a time; others
+        return at once.
 
         What cannot be loaded is logged once a change, counted by ``fault`` and tried again after ``RETRY_S``; what
         was in force goes on meanwhile.
@@ -130,9 +133,9 @@ class HomeSource:
         if not self._lock.acquire(blocking=False):
             return
         try:
-            if self._reload_s is not None and self.due():
+            if now or self.due():
                 self._look(old(), swap, fault)
-                self._due = self._clock() + self._reload_s
+                self._due = float("inf") if self._reload_s is None else self._clock() + self._reload_s
         finally:
             self._lock.release()
 
