@@ -36,7 +36,7 @@ def test_off_holds_with_a_home_that_is_gone_and_for_tasks_that_come_later(known:
             answer = admin(served, "POST", "off", {"off": True})
             assert (answer.status_code, answer.json()) == (200, {"off": True, "failed": ["aaa"]})
             assert decisions() == ["kill_switch", "kill_switch"]
-            now[0] = first.replace("tasks:\n", "tasks:\n  late: {match: {models: [late]}, mode: live}\n")
+            now[0] = first.replace("tasks:\n", "tasks:\n  late: {match: {models: [late]}, mode: live, target: 0.8}\n")
             assert admin(served, "POST", "reload").status_code == 200
             assert decisions() == ["kill_switch"] * 3
             assert admin(served, "POST", "off", {"off": False}).json() == {"off": False}

@@ -184,10 +184,8 @@ class Plane:
         except ValueError as error:
             if one.status:
                 raise
-            status, what = (
-                (error.status, str(error)) if isinstance(error, TargetError) else (400, "a header is malformed")
-            )
-            await self._refuse(one, status, f"the request cannot be sent on: {what}")
+            given = error if isinstance(error, TargetError) else TargetError(400, "a header is malformed")
+            await self._refuse(one, given.status, f"the request cannot be sent on: {given}")
         finally:
             if one.span is not None:
                 one.span.over(None if copy is None else one.codec.reply(copy), usage, left=left)
