@@ -10,6 +10,7 @@ from typing import Self
 from starlette.types import Message, Receive, Scope
 
 from tracer.gateway.relaying import ClientGoneError
+from tracer.gateway.waiting import Within
 
 SILENCE_S, WHOLE_S = 30.0, 300.0
 _MOST, _MOST_S = 64 << 20, 5.0
@@ -42,25 +43,25 @@ async def read_body(
         raise TooLargeError(more=True)
     parts: list[bytes] = []
     size = 0
-    try:
-        async with asyncio.timeout(silence_s) as patience:
-            end: float | None = None
-            while True:
-                message: Message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGoneError
-                part, more = message.get("body", b""), bool(message.get("more_body", False))
-                size += len(part)
-                if size > limit:
-                    raise TooLargeError(more=more)
-                parts.append(part)
-                if not more:
-                    return b"".join(parts)
-                now = asyncio.get_running_loop().time()
-                end = now + whole_s if end is None else end
-                patience.reschedule(min(now + silence_s, end))
-    except TimeoutError:
-        raise SlowBodyError from None
+    end: float | None = None
+    while True:
+        try:
+            message: Message = await Within(receive(), silence_s)
+        except TimeoutError:
+            raise SlowBodyError from None
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        part, more = message.get("body", b""), bool(message.get("more_body", False))
+        size += len(part)
+        if size > limit:
+            raise TooLargeError(more=more)
+        parts.append(part)
+        if not more:
+            return b"".join(parts)
+        now = asyncio.get_running_loop().time()
+        end = now + whole_s if end is None else end
+        if now >= end:
+            raise SlowBodyError
 
 
 class Pieces(AsyncIterator[bytes]):
@@ -81,8 +82,7 @@ class Pieces(AsyncIterator[bytes]):
     async def __anext__(self) -> bytes:
         while not self.over.is_set():
             try:
-                async with asyncio.timeout(self._silence_s):
-                    message: Message = await self._receive()
+                message: Message = await Within(self._receive(), self._silence_s)
             except TimeoutError:
                 raise SlowBodyError from None
             if message["type"] == "http.disconnect":
