@@ -65,7 +65,7 @@ test-browser: $(BROWSER_STAMP)  ## Tests that open reports in Chromium (apt-get 
 	$(BROWSER_VENV)/bin/python -m pytest -m browser
 
 test-clients: $(CLIENTS_STAMP)  ## Tests with LiteLLM, LangChain, JavaScript (node 20, npm) and checkers of deploy/
-	$(CLIENTS_VENV)/bin/python -m pytest -m clients
+	$(CLIENTS_VENV)/bin/python -m pytest -m clients -W ignore::pytest.PytestUnraisableExceptionWarning  # LiteLLM's loop
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .

@@ -44,9 +44,9 @@ def paired(
 
 
 def spread(found: tuple[float, float, float], form: str) -> str:
-    """``median (least to most)``."""
+    """``median (least to most)``, or the one value there is."""
     mid, low, high = (format(value, form) for value in found)
-    return f"{mid} ({low} to {high})"
+    return mid if low == high else f"{mid} ({low} to {high})"
 
 
 def render(result: dict[str, Any]) -> str:
@@ -55,7 +55,16 @@ def render(result: dict[str, Any]) -> str:
     names = [name for name in SHOWN if name in arms]
     echo = arms[ECHO][most]
     crowd = table(
-        ("64 clients", "calls/s", "times the echo's", "p50, ms", "p99, ms", "server's core busy", "clients busy"),
+        (
+            "64 clients",
+            "calls/s",
+            "times the echo's",
+            "p50, ms",
+            "p99, ms",
+            "all served after, s",
+            "server's core busy",
+            "clients busy",
+        ),
         (
             (
                 SHOWN[name],
@@ -63,6 +72,7 @@ def render(result: dict[str, Any]) -> str:
                 spread(paired(cells, echo, lambda a, b: float(a["per_s"] / b["per_s"])), ".2f"),
                 spread(middle(cells, "p50_ms"), ".1f"),
                 spread(middle(cells, "p99_ms"), ".1f"),
+                f"{middle(cells, 'all_served_s')[0]:.2f}",
                 f"{middle(cells, 'server_busy')[0]:.0%}",
                 f"{middle(cells, 'client_busy')[0]:.0%}",
             )
@@ -75,10 +85,10 @@ def render(result: dict[str, Any]) -> str:
             "calls/s",
             "p50, ms",
             "p99, ms",
-            "added to",
-            "p50, ms",
-            "p99, ms",
-            "`x-tracer-overhead-ms`, p50 and p99",
+            "beside",
+            "p50 added, ms",
+            "p99 added, ms",
+            "overhead told, p50 and p99, ms",
         ),
         (
             (
@@ -96,8 +106,10 @@ def render(result: dict[str, Any]) -> str:
     dense = result["policies"].get(DENSE)
     return f"""## The gateway under load
 
-`tracer serve` with one process, {result["rounds"]} rounds of {result["seconds"]:g} s after {result["warm_s"]:g} s of warming up, in which all take turns in random
+`tracer serve` with one process, {_rounds(result["rounds"])} of {result["seconds"]:g} s after {result["warm_s"]:g} s of warming up, in which all take turns in random
 order; medians (least to most) over rounds, ratios and differences within a round. {_pinned(result)}
+"Added" is against the echo, or the stand-in, with the same clients; "told" is the response header `x-tracer-overhead-ms`.
+Measuring begins when all 64 clients that come at once have had an answer, told as "all served after".
 A client keeps its connection and asks at once when it has its answer; every answer was read, had status 200 and, where the row
 says handled, `x-tracer-decision: handled`; no connection was closed. Each request is another test message of Banking77 under a
 prompt that names all labels ({result["bytes"]["desk"]:,} bytes; {result["bytes"]["typed"]:,} with the schema); an answer has {result["answer_bytes"]:,} bytes. Rows that say handled ask only what
@@ -117,12 +129,16 @@ Ready after its start, on one core: {_started(result)}.
 """
 
 
+def _rounds(n: int) -> str:
+    return "one round" if n == 1 else f"{n} rounds"
+
+
 def _pinned(result: Mapping[str, Any]) -> str:
     if not result["pinned"]:
         return "Server and clients share this machine's cores."
     return (
-        "The server measured has one core to itself, all other servers stopped; the clients, and the stand-in where it is "
-        "asked by a gateway, have the other one."
+        "The\nserver measured has one core to itself, all other servers stopped; the clients, and the stand-in where a gateway "
+        "asks it,\nhave the other one."
     )
 
 

@@ -16,7 +16,7 @@ from tracer.errors import TracerError
 from tracer.flywheel import switching
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.pages.access import SESSION, SESSION_S, Access, Visitor, secure
-from tracer.gateway.plane import TooLargeError, read_body
+from tracer.gateway.reading import TooLargeError, read_body
 from tracer.gateway.serving import Gateway
 
 if TYPE_CHECKING:
