@@ -66,11 +66,13 @@ def asked(text: str, **more: Any) -> dict[str, Any]:
 def settings(upstream: str, home: Path, task: str = "", more: str = "") -> str:
     """A config with one upstream and the task ``desk``; ``task`` and ``more`` are further lines of YAML.
 
-    The mode is ``live`` unless said."""
+    The mode is ``live`` unless said, and no client refers to an answer later."""
     task = task if "mode:" in task else task + "\nmode: live"
     task = task if "target:" in task else task + "\ntarget: 0.8"  # for which `fitted` is certified
     lines = [f"home: {home}", "upstreams:", f"  main: {{base_url: {upstream}/v1, retries: 0}}", "tasks:", "  desk:"]
-    lines += [f"    match: {{models: [{MODEL}]}}", *(f"    {line}" for line in task.split("\n"))]
+    lines += [f"    match: {{models: [{MODEL}]}}"]
+    lines += [] if "stateless:" in task else ["    stateless: true"]
+    lines += [*(f"    {line}" for line in task.split("\n"))]
     return "\n".join([*lines, more]) + "\n"
 
 

@@ -6,12 +6,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tests.gateway import choosing
+
 CREATED = 1_790_000_000
 
 
 def text_of(path: str, asked: Mapping[str, Any]) -> str:
     """The last user message of a request, its text parts joined."""
-    given = asked.get("input" if path.endswith("/responses") else "messages", "")
+    if path.endswith("/systemone"):
+        return choosing.text_of(asked)
+    given = asked.get("input" if path.endswith(("/responses", "/decisions")) else "messages", "")
     if isinstance(given, str):
         return given
     users = [item for item in given if isinstance(item, dict) and item.get("role") == "user"]
@@ -62,6 +66,10 @@ def _something(one: Mapping[str, Any]) -> object:
 
 def answer(path: str, asked: Mapping[str, Any], label: str, n: int) -> dict[str, Any]:
     """The whole answer number n to a request: a text, an object of its schema, or a call of its tool."""
+    if path.endswith("/decisions"):
+        return choosing.decision(asked, label, 12)
+    if path.endswith("/systemone"):
+        return choosing.systemone(asked, label, 12)
     tool, schema = tool_of(asked), schema_of(path, asked)
     text = label if schema is None else json.dumps(filled(schema, label))
     call = None if tool is None else (tool[0], filled(tool[1], label))

@@ -192,7 +192,7 @@ class Standin:
 
     async def _label(self, writer: asyncio.StreamWriter, path: str, body: bytes, fault: Fault | None) -> bool:
         kind = None if fault is None else fault.kind
-        known = path.endswith(("/chat/completions", "/responses", "/messages"))
+        known = path.endswith(("/chat/completions", "/responses", "/messages", "/decisions", "/systemone"))
         try:
             asked = json.loads(body or b"{}")
         except (ValueError, RecursionError):
@@ -204,7 +204,7 @@ class Standin:
         try:
             label = self._labels.get(self._text_of(path, asked), self._default)
             whole = shapes.answer(path, asked, label, len(self.asked))
-        except (AttributeError, KeyError, TypeError):  # what no API would take
+        except (AttributeError, LookupError, TypeError):  # what no API would take
             await _whole(writer, 400, json.dumps(shapes.error(path, 400)).encode())
             return True
         if asked.get("stream") is True:

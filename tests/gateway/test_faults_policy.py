@@ -126,7 +126,8 @@ def test_a_home_that_is_damaged_at_the_start(
         got = drive(served.url, texts)
         assert {one.status for one in got} == {200}
         check_labels(got, known, labels)
-        assert httpx2.get(served.url + "/health").status_code == 200
+        for path in ("/health", "/metrics", "/", "/tasks/desk"):
+            assert httpx2.get(served.url + path).status_code < 500, path
         quiet(served)
         restore(known, folder)
         assert until_handled(served, texts[0])
@@ -152,6 +153,7 @@ def test_a_home_that_is_damaged_while_it_serves(
         got = drive(served.url, texts)
         assert {one.status for one in got} == {200}
         check_labels(got, known, labels)
+        assert httpx2.get(served.url + "/tasks/desk").status_code < 500
         n_handled = sum(one.decision == "handled" for one in got)
         in_place = damage in (truncated, overwritten)
         assert n_handled == (0 if in_place else 15), "the old policy goes on, where it is what it was"

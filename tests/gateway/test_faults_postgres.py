@@ -209,6 +209,7 @@ def test_a_server_that_is_away_at_the_start(known: Known, fitted_there: Path, po
             assert {one.status for one in got} == {200}
             check_labels(got, known, labels)
             assert httpx2.get(served.url + "/metrics").status_code == 200
+            assert httpx2.get(served.url + "/", timeout=30.0).status_code < 500
             quiet(served)
             line.connect()
             check_traces(served.traces(), got, labels)

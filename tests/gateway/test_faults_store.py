@@ -73,6 +73,7 @@ def test_a_store_that_another_process_locks(known: Known, tmp_path: Path) -> Non
             assert served.gateway.serving.lines["desk"].recorder.pending > 0
             assert httpx2.get(served.url + "/health").status_code == 200
             assert httpx2.get(served.url + "/metrics").status_code == 200
+            assert httpx2.get(served.url + "/", timeout=30.0).status_code < 500
             assert served.post({"task": "desk", "text": texts[0]}, "/v1/classify").status_code == 200
         check_labels(got, known, labels)
         check_traces(served.traces(), got, labels)

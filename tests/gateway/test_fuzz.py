@@ -253,7 +253,8 @@ def test_heads_that_are_odd(served: Served, n_examples: int) -> None:
         headers=st.lists(tracer, max_size=4),
         path=st.sampled_from([CHAT, "/v1/classify", "/v1/files/x", "/health", "/admin/tasks", "/v1//a", "/v1/%00",
                               "/%ff", "*", "http://other/v1/models", "/v1/models?" + "a" * 9_000, "//v1/models",
-                              "/v1/../admin"]),
+                              "/v1/../admin", "/", "/login", "/tasks/desk", "/tasks/%00/promote", "/off", "/logout",
+                              "/assets/x/y", "/openapi.json"]),
         method=st.sampled_from([b"POST", b"GET", b"HEAD", b"OPTIONS", b"PUT", b"TRACE", b"CONNECT", b"NONE", b"get"]),
         version=st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/0.9"]),
     )  # fmt: skip

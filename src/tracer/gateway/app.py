@@ -94,6 +94,7 @@ def application(gateway: Gateway) -> Application:
     routes = [
         Route("/v1/classify", traced(telemetry, bounded(gateway, native.classify)), methods=["POST"]),
         Route("/v1/classify/batch", traced(telemetry, bounded(gateway, native.batch)), methods=["POST"]),
+        Route("/v1/classify/label", traced(telemetry, bounded(gateway, native.label)), methods=["POST"]),
         Route("/v1/models", native.models, methods=["GET"]),
         *(Route(path, problems.OtherMethod(allowed)) for path, allowed in _OWN),
         Route("/v1/{rest:path}", plane),
@@ -109,7 +110,12 @@ def application(gateway: Gateway) -> Application:
     return app
 
 
-_OWN = (("/v1/classify", "POST"), ("/v1/classify/batch", "POST"), ("/v1/models", "GET, HEAD"))
+_OWN = (
+    ("/v1/classify", "POST"),
+    ("/v1/classify/batch", "POST"),
+    ("/v1/classify/label", "POST"),
+    ("/v1/models", "GET, HEAD"),
+)
 
 
 def server(gateway: Gateway, host: str, port: int) -> uvicorn.Server:

@@ -20,6 +20,15 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Several:
+    """A field that holds a list of its values, ``least`` to ``most`` of them. ``unique``: a set, which has no order."""
+
+    least: int = 0
+    most: int | None = None
+    unique: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Slot:
     """Where the label stands in an answer.
 
@@ -28,7 +37,8 @@ class Slot:
     make the canonical JSON of them all, and none makes the canonical JSON of the whole object.
 
     ``values`` lists what the schema allows for each field; empty where no schema says. ``optional`` fields may be left
-    out. ``constants`` are required and have one value only. ``order`` names fields and constants as the schema does.
+    out, and those in ``lists`` hold several values. ``constants`` are required and have one value only. ``order`` names
+    fields and constants as the schema does.
     """
 
     kind: Literal["text", "json", "tool"]
@@ -39,6 +49,7 @@ class Slot:
     optional: tuple[str, ...] = ()
     constants: tuple[tuple[str, Scalar], ...] = ()
     order: tuple[str, ...] = ()
+    lists: Mapping[str, Several] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,7 @@ class Call:
 
     ``options`` are the labels that the request itself allows, None where it leaves them free. ``schema`` is canonical
     JSON of all that shapes the answer besides words (response format, tools, questions): part of the fingerprint.
+    ``stored`` says that the upstream would keep the answer for later calls to refer to, as it does unless told not to.
     ``stop`` and ``max_tokens`` (0 is none at all) limit the text of an answer; ``echo`` holds what it repeats.
     """
 
@@ -63,4 +75,5 @@ class Call:
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
     include_usage: bool = False
+    stored: bool = False
     echo: Mapping[str, Any] = field(default_factory=dict)

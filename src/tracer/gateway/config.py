@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from tracer.errors import ConfigError
 from tracer.gateway import patterns
+from tracer.gateway.calls import Wire
+from tracer.gateway.composing import is_selected
 from tracer.gateway.credentials import KeyHash, Secret
 from tracer.gateway.documents import Node, parsed
 from tracer.gateway.settings import (
+    Asking,
     Capture,
     GatewayConfig,
     History,
@@ -37,24 +41,23 @@ __all__ = ["GatewayConfig", "InputSelector", "Key", "Limits", "Listen", "TaskCon
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _TOP = (
-    "listen",
-    "home",
-    "database",
-    "upstreams",
-    "tasks",
-    "keys",
-    "admin",
-    "limits",
-    "log_level",
-    "telemetry",
-    "reload",
+    "listen", "home", "database", "upstreams", "tasks", "keys", "admin", "limits", "log_level", "telemetry", "reload",
     "metrics",
-)
-_UPSTREAM = ("base_url", "kind", "api_key", "connect_timeout_s", "timeout_s", "retries", "fallbacks")
+)  # fmt: skip
+_UPSTREAM = ("base_url", "kind", "api_key", "connect_timeout_s", "timeout_s", "retries", "fallbacks", "speaks")
 _TASK = (
     "match", "input", "label", "upstream", "teacher", "target", "delta", "audit_rate", "mode", "share", "embedder",
-    "on_upstream_down", "capture", "redact",
+    "on_upstream_down", "capture", "redact", "fallback", "callers_label", "callers_label_within_s", "stateless",
 )  # fmt: skip
+_FALLBACK = ("system", "user", "field", "upstream", "at_once")
+_WIRES: Mapping[str, Wire] = {
+    "chat": "openai.chat",
+    "responses": "openai.responses",
+    "messages": "anthropic.messages",
+    "decisions": "decisions",
+    "systemone": "systemone",
+}
+_FLAGS = {"callers_label": "labelled", "stateless": "stateless"}
 _COUNTS = {
     "body_bytes": (1024, 1 << 30), "queue": (1, 10_000_000), "concurrency": (1, 1_000_000),
     "upstream_concurrency": (1, 100_000), "upstream_waiting": (0, 1_000_000),
@@ -79,6 +82,7 @@ def parse(content: str, environ: Mapping[str, str], *, source: str = "tracer.yam
     if "upstreams" not in top or not (named := top["upstreams"].entries()):
         raise ConfigError(f"{source}: upstreams: there must be at least one")
     upstreams = tuple(_upstream(name, node, tuple(named)) for name, node in named.items())
+    _check_alike(upstreams, named)
     tasks = tuple(_task(_named(n, node), node, upstreams) for n, node in _entries(top.get("tasks")))
     _check_apart(tasks, top.get("tasks"))
     names = tuple(task.name for task in tasks)
@@ -167,6 +171,8 @@ def _upstream(name: str, node: Node, known: tuple[str, ...]) -> Upstream:
     for key, low, high in (("connect_timeout_s", 0.01, 600), ("timeout_s", 0.01, 3600)):
         if key in at:
             given[key] = at[key].number(low, high)
+    if "speaks" in at:
+        given["formats"] = tuple(_WIRES[item.choice(tuple(_WIRES))] for item in at["speaks"].items())
     if "retries" in at:
         given["retries"] = at["retries"].integer(0, 10)
     secret = at["api_key"].secret() if "api_key" in at else None
@@ -212,7 +218,36 @@ def _task(name: str, node: Node, upstreams: tuple[Upstream, ...]) -> TaskConfig:
         at["capture"].fail("needs an embedder, whose vectors are what is kept")
     if "redact" in at:
         given["redact"] = tuple(_pattern(item) for item in at["redact"].items())
-    return TaskConfig(name, _word(at, "upstream", known, known[0]), **given)
+    given |= {field: _flag(at[key]) for key, field in _FLAGS.items() if key in at}
+    if "callers_label_within_s" in at:
+        given["label_wait_s"] = at["callers_label_within_s"].number(1, 86_400)
+    task = TaskConfig(name, _word(at, "upstream", known, known[0]), **given)
+    return replace(task, fallback=_fallback(at["fallback"], task, known)) if "fallback" in at else task
+
+
+def _fallback(node: Node, task: TaskConfig, known: tuple[str, ...]) -> Asking:
+    at = node.mapping("a fallback", _FALLBACK)
+    if task.teacher is None:
+        node.fail("needs the task's teacher: the model that is asked")
+    if task.labelled:
+        node.fail("the gateway asks the teacher, or the callers do: give callers_label or a fallback")
+    given: dict[str, Any] = {key: at[key].text() for key in ("system", "user") if key in at}
+    if "field" in at:
+        given["field"] = at["field"].text()
+    if "upstream" in at:
+        given["upstream"] = at["upstream"].choice(known)
+    if "at_once" in at:
+        given["at_once"] = at["at_once"].integer(1, 1000)
+    asking = Asking(given.pop("system", ""), **given)
+    if asking.user.count("{text}") != 1:
+        at.get("user", node).fail("must hold {text} once")
+    if not is_selected(task, asking):
+        node.fail("the task's input does not find {text} in this prompt")
+    return asking
+
+
+def _flag(node: Node) -> bool:
+    return node.choice(("true", "false")) == "true"
 
 
 def _input(node: Node) -> InputSelector:
@@ -286,3 +321,14 @@ def _check_apart(tasks: tuple[TaskConfig, ...], node: Node | None) -> None:
                 other = owner.setdefault((kind, value), task.name)
                 if other != task.name and node is not None:
                     node.entries()[task.name].fail(f"{kind} {value!r} belongs to task {other!r} already")
+
+
+def _check_alike(upstreams: tuple[Upstream, ...], nodes: Mapping[str, Node]) -> None:
+    """A request is translated once, for the first upstream: what answers questions falls back to its own kind."""
+    asked = {"decisions", "systemone"}
+    known = {upstream.name: upstream for upstream in upstreams}
+    for upstream in upstreams:
+        for name in upstream.fallbacks:
+            kinds = {upstream.kind, known[name].kind}
+            if kinds & asked and (len(kinds) > 1 or upstream.speaks[0] != known[name].speaks[0]):
+                nodes[upstream.name].fail(f"a fallback of kind {known[name].kind} does not go with {upstream.kind}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Literal
 
 from tracer.errors import RouteError
 from tracer.gateway.calls import Call
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.tasks import Match
-from tracer.types import FAILED, Answer, Origin, Reason, Seen
+from tracer.types import FAILED, Answer, Float32, Origin, Reason, Seen
 
 MODES = ("auto", "llm", "shadow")
 UNANSWERED: Final = "passed"
@@ -55,6 +57,9 @@ async def decide(
         return Verdict(UNANSWERED, "unanswerable", _teacher("requested", "requested"))
     if line.task.mode == "observe":
         return _left("observe", _teacher("no_policy", "bootstrap" if mode == "auto" else "requested"))
+    if call.stored and not line.task.stateless:
+        # A later call may refer to this answer, which no upstream would know: none of these calls is ever handled.
+        return _left("stored", _teacher("requested", "requested"))
     if mode == "llm":
         return _left("requested", line.router.route(match.text, ask_teacher=True))
     if line.policy is not None and not (match.known_prompt and line.meets):
@@ -75,9 +80,50 @@ async def _routed(line: TaskLine, text: str, version: str | None) -> Verdict:
         return _left("error", _teacher("error", "fallback"))
     if answer.policy != version:
         return _other_task()  # another policy was taken up in between, and the prompt was not held against it
+    return verdict_of(answer)
+
+
+def verdict_of(answer: Answer) -> Verdict:
+    """What a router's answer amounts to."""
     best = answer.surrogate_label if answer.reason not in ("shadow", "canary") else None
     decision: Decision = "handled" if answer.handled else "audit" if answer.audited else "deferred"
     return Verdict(decision, answer.reason, answer, answer.label, best)
+
+
+async def decide_many(
+    line: TaskLine,
+    texts: Sequence[str] | None,
+    embeddings: Float32 | None,
+    *,
+    version: str | None,
+    known_prompts: Sequence[bool] | None,
+    mode: str,
+    audited: bool,
+) -> list[Verdict]:
+    """Decide native calls of a task, on texts, on embeddings (n, d) or on both.
+
+    ``version`` is the policy that was in force when the prompts were held against it, and ``known_prompts`` (n,) say
+    for each whether it accepts it; None where there is no prompt. ``audited``: whether labels come back, so that the
+    audit coin may be tossed. Raises RouteError for inputs that are none.
+    """
+    n = len(texts) if texts is not None else len(embeddings) if embeddings is not None else 0
+    if line.task.mode == "observe":
+        return [_left("observe", _teacher("no_policy", "bootstrap" if mode == "auto" else "requested"))] * n
+    if line.policy is not None and not line.meets and mode == "auto":
+        return [_left("below_target", _teacher("other_task", "bootstrap"))] * n
+    if known_prompts is None or line.policy is None or mode != "auto":
+        rows = list(range(n))
+    else:
+        rows = [i for i in range(n) if known_prompts[i]]
+    some = None if texts is None else [texts[i] for i in rows]
+    vectors = None if embeddings is None else embeddings[rows]
+    routed = partial(line.router.route_many, some, embeddings=vectors, ask_teacher=mode != "auto", audited=audited)
+    answers = await asyncio.to_thread(routed) if rows else []
+    verdicts = [_other_task()] * n
+    for i, answer in zip(rows, answers, strict=True):
+        if answer.policy == version or mode != "auto":
+            verdicts[i] = verdict_of(answer)
+    return verdicts
 
 
 async def _unkept(line: TaskLine, text: str, version: str | None) -> Verdict:

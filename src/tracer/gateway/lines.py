@@ -20,6 +20,7 @@ from tracer.features.sources import embedder_from_name
 from tracer.flywheel.goals import Goals
 from tracer.flywheel.settings import Settings
 from tracer.gateway import patterns
+from tracer.gateway.opened import OpenCalls
 from tracer.gateway.settings import GatewayConfig, TaskConfig
 from tracer.policies.policy import Policy
 from tracer.policies.registry import PolicyRegistry
@@ -30,7 +31,7 @@ from tracer.serving.router import Router
 from tracer.serving.tallies import Tally
 from tracer.traces.digests import digest_of
 from tracer.traces.store import COPY, TraceStore
-from tracer.types import Trace, Usage
+from tracer.types import FAILED, Trace, Usage
 
 log = logging.getLogger("tracer.gateway")
 
@@ -80,6 +81,7 @@ class TaskLine:
             log.warning("the store of task %s cannot be opened yet: %s", task.name, error)
         self.recorder = BatchRecorder(self._write, max_queue=config.limits.queue)
         self._tally: Tally | None = None
+        self.calls = OpenCalls(self.home, task.label_wait_s, on_disk=task.capture != "features")
         self._costs: OrderedDict[str, _Cost] = OrderedDict()
         self._likes: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
@@ -132,14 +134,26 @@ class TaskLine:
 
     def record(self, trace: Callable[[str], Trace], text: str) -> None:
         """Queue a trace of a masked text, as the task's ``capture`` allows; never waits."""
-        if self.task.capture == "off":
+        kept = self.kept(text)
+        if kept is None:
             return
         try:
-            if self.task.capture == "hash":
-                text = f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
-            self.recorder(trace(text))
+            self.recorder(trace(kept))
         except TracerError as error:
             log.warning("a trace of task %s could not be made: %s", self.task.name, type(error).__name__)
+
+    def kept(self, text: str) -> str | None:
+        """A masked text as it may be stored; None where the task keeps nothing."""
+        if self.task.capture == "off":
+            return None
+        if self.task.capture == "hash":
+            return f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
+        return text
+
+    def settle(self, now: float) -> None:
+        """Record calls of which the label is overdue as failed, where one was promised. Raises StoreError."""
+        for call in self.calls.expired(now):
+            self.recorder(call.trace(FAILED, teacher=self.task.teacher))
 
     def learn(self, teacher: str, usage: Usage) -> None:
         """Take a call of the teacher into the mean of its tokens."""
@@ -188,6 +202,7 @@ class TaskLine:
         Traces first, then tallies; a store that is locked does not hold the process up for longer than this.
         """
         done = self.recorder.close(timeout_s)
+        self.calls.close()
         last = threading.Thread(target=self._last, name="tracer-tallies", daemon=True)
         last.start()
         last.join(min(timeout_s, _LAST_S))

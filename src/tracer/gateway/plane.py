@@ -10,85 +10,36 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import partial
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from tracer.errors import CodecError, UpstreamError
-from tracer.gateway.auth import Caller, UncheckedError, source_of
+from tracer.gateway.auth import UncheckedError, source_of
 from tracer.gateway.calls import Call
 from tracer.gateway.codecs import CODECS, PATHS
-from tracer.gateway.codecs.base import Codec
+from tracer.gateway.codecs.choices import ChoiceCodec
 from tracer.gateway.codecs.sse import events_of
-from tracer.gateway.deciding import MODES, UNANSWERED, Verdict, decide, missing, with_field
-from tracer.gateway.lines import TaskLine
-from tracer.gateway.reading import TooLargeError, discard, read_body
+from tracer.gateway.deciding import MODES, UNANSWERED, decide, missing, with_field
+from tracer.gateway.exchanges import Exchange
+from tracer.gateway.reading import TooLargeError, discard, gone, read_body
 from tracer.gateway.relaying import ClientGoneError, Tee, while_connected
 from tracer.gateway.replies import Reply
-from tracer.gateway.serving import Gateway, Serving
-from tracer.gateway.tasks import Match
-from tracer.gateway.telemetry import RequestSpan
+from tracer.gateway.serving import Gateway
+from tracer.gateway.translating import STATUS, Said, Translation, filtered, fitted, heard, parts_of, translation
 from tracer.gateway.upstream import Chain
 from tracer.types import Usage
 
 log = logging.getLogger("tracer.gateway.requests")
 
 MODE = "x-tracer-mode"
-NO_STORE = "x-tracer-no-store"
 _COPIED = 1 << 20
 _OF_PROXIES = frozenset({"CONNECT", "TRACE"})
-_STATUS = {"timeout": 504, "connect": 502, "cut": 502, "breaker_open": 503, "busy": 503, "status": 502}
 _ROUTE = "/v1/{path}"
-_FILTERED = (b"content_filter", b"content_policy")
-"""In errors of teachers that look at the text before they answer: what they refuse depends on the input."""
-
-
-@dataclass(slots=True)
-class Exchange:
-    """What is known of one request while it lasts."""
-
-    scope: Scope
-    receive: Receive
-    send: Send
-    serving: Serving
-    codec: Codec
-    path: str
-    headers: Mapping[str, str]
-    begun: float
-    id: str = field(default_factory=lambda: secrets.token_hex(16))
-    caller: Caller = field(default_factory=lambda: Caller(None))
-    body: bytes = b""
-    unread: bool = True
-    call: Call | None = None
-    match: Match | None = None
-    line: TaskLine | None = None
-    version: str | None = None
-    verdict: Verdict | None = None
-    answered_by: str = ""
-    asked: bool = True
-    filtered: bool = False
-    decision: str = "passed"
-    reason: str = "no_task"
-    status: int = 0
-    saved: Decimal | None = None
-    overhead: float | None = None
-    span: RequestSpan | None = None
-
-    @property
-    def kept(self) -> bool:
-        """Whether the client allows a trace of it."""
-        return self.headers.get(NO_STORE, "").lower() not in ("1", "true", "yes", "on")
-
-    @property
-    def task(self) -> str:
-        """The task's name, empty for none."""
-        return self.match.task.name if self.match is not None else ""
 
 
 class Plane:
@@ -132,15 +83,7 @@ class Plane:
             one.unread = error.more
             await self._refuse(one, 413, "the body is larger than this gateway takes")
             return
-        if known:
-            try:
-                one.call = one.codec.read(one.body)
-            except CodecError:
-                one.reason = "unread"
-        if one.call is not None:
-            self._match(one, one.call)
-        if not one.caller.may(one.task or None):
-            await self._refuse(one, 403, "this key does not reach this task", None)
+        if not await self._ready(one, known=known):
             return
         if one.call is not None and one.match is not None and one.line is not None:
             mode = one.headers.get(MODE, "auto")
@@ -183,6 +126,30 @@ class Plane:
             one.match = replace(match, text=one.line.masked(match.text)) if match.task.redact else match
             one.call = with_field(call, match.task.label_field)
 
+    async def _ready(self, one: Exchange, *, known: bool) -> bool:
+        """Read the call, and find its task; False where the caller, or the task's upstream, cannot be served."""
+        if known:
+            try:
+                one.call = one.codec.read(one.body)
+            except CodecError:
+                one.reason = "unread"
+        if one.call is not None:
+            self._match(one, one.call)
+        if not one.caller.may(one.task or None):
+            await self._refuse(one, 403, "this key does not reach this task", None)
+            return False
+        if one.call is None or one.match is None:
+            return True
+        upstream = one.serving.config.upstream(one.match.task.upstream)
+        try:
+            one.translation = translation(one.call, one.match.task, upstream, one.match.teacher)
+        except CodecError as error:
+            problem = f"upstream {upstream.name!r} speaks another format, into which this cannot be translated: {error}"
+            one.reason = "untranslatable"
+            await self._refuse(one, 400, problem)
+            return False
+        return True
+
     def _chain(self, one: Exchange, anthropic: bool) -> Chain:
         if one.match is not None:
             return one.serving.chains.of(one.match.task.upstream, one.match.task.teacher)
@@ -209,18 +176,25 @@ class Plane:
                 one.verdict = verdict.unwritten()
                 one.decision, one.reason = one.verdict.decision, one.verdict.reason
             return False
-        one.decision, one.status = decision, 200
+        one.decision = decision
         one.saved = line.saved_usd(match.teacher) if decision == "handled" else None
         one.overhead = self._gateway.clock() - one.begun
+        await self._write(one, call, parts)
+        return True
+
+    async def _write(
+        self, one: Exchange, call: Call, parts: list[bytes], more: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """An answer that was made here."""
+        one.status = 200
         content = b"text/event-stream; charset=utf-8" if call.stream else b"application/json"
-        head = [(b"content-type", content), *self._told(one)]
+        head = [(b"content-type", content), *more, *self._told(one)]
         if call.stream:
             head.append((b"cache-control", b"no-cache"))
         else:
             head.append((b"content-length", str(len(parts[0])).encode()))
         await one.send({"type": "http.response.start", "status": 200, "headers": head})
         await one.send({"type": "http.response.body", "body": b"".join(parts)})
-        return True
 
     async def _upstream(self, one: Exchange, chain: Chain) -> None:
         """Ask the upstream and hand its answer on. An audit whose label does not come back is recorded as failed."""
@@ -233,20 +207,24 @@ class Plane:
             async with slots, await self._sent(one, chain) as reply:
                 if reply.status >= 500 and await self._degraded(one):
                     return
+                if one.translation is not None and one.call is not None:
+                    said = await self._interpreted(one, one.call, one.translation, reply)
+                    label, usage = said.label, said.usage
+                    return
                 tee = Tee(reply.chunks, _COPIED if one.call is not None else 0, reply.header("content-encoding"))
                 try:
                     await self._relay(one, reply, tee)
                 finally:
                     if (copy := tee.so_far) is not None and reply.status < 300:
                         label, usage = self._read(one, reply, copy)
-                    one.filtered = reply.status == 400 and copy is not None and any(word in copy for word in _FILTERED)
+                    one.filtered = copy is not None and filtered(reply.status, copy)
         except UpstreamError as error:
             one.asked = error.kind not in ("busy", "breaker_open")
             self._broke(one, error, counted=error.kind != "busy")
             if one.status == 0 and not await self._degraded(one):
                 more = {} if error.retry_after is None else {"retry-after": str(int(error.retry_after) + 1)}
                 what = "has as many requests as may wait" if error.kind == "busy" else "did not answer"
-                await self._refuse(one, _STATUS[error.kind], f"upstream {error.upstream!r} {what}", more)
+                await self._refuse(one, STATUS[error.kind], f"upstream {error.upstream!r} {what}", more)
         except asyncio.CancelledError:
             left = True
             raise
@@ -259,19 +237,34 @@ class Plane:
                 one.span.over(None if copy is None else one.codec.reply(copy), usage, left=left)
             self._keep(one, label, usage)
 
+    async def _interpreted(self, one: Exchange, call: Call, asked: Translation, reply: Reply) -> Said:
+        """Answer in the client's format what was asked in the upstream's."""
+        said = await heard(asked.call, reply)
+        told, parts = parts_of(call, said, id=one.id, created=int(self._gateway.now()))
+        one.filtered = said.refused
+        if parts:
+            one.facts = said.facts
+            await self._write(one, call, parts, said.headers)
+        elif told.status < 500 or not await self._degraded(one):
+            wait = {key.decode(): value.decode("latin-1") for key, value in said.headers if key == b"retry-after"}
+            await self._refuse(one, told.status, told.message, wait)
+        return said
+
     async def _sent(self, one: Exchange, chain: Chain) -> Reply:
-        scope = one.scope
+        scope, asked = one.scope, one.translation
         one.overhead = self._gateway.clock() - one.begun
         target = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
         if scope["query_string"]:
             target += "?" + scope["query_string"].decode("latin-1")
-        headers = scope["headers"]
+        headers, body = scope["headers"], one.body
         if one.span is not None:
             headers = one.span.ask(
                 headers, one.call, one.match.task.teacher if one.match is not None else None, one.task
             )
+        if asked is not None:
+            target, headers, body = asked.path, fitted(asked.call, headers), asked.body
         reply = await chain.send(
-            scope["method"], target, headers, one.body,
+            scope["method"], target, headers, body,
             readable=one.call is not None, withheld=one.caller.withheld,
         )  # fmt: skip
         one.answered_by = reply.upstream
@@ -303,7 +296,7 @@ class Plane:
             self._broke(one, error, counted=False)
             # The head is out: a stream can still say what happened; else the connection ends early, as it did there.
             if (reply.header("content-type") or "").startswith("text/event-stream"):
-                event = one.codec.error_event(_STATUS[error.kind], f"upstream {error.upstream!r}: the answer broke off")
+                event = one.codec.error_event(STATUS[error.kind], f"upstream {error.upstream!r}: the answer broke off")
                 await one.send({"type": "http.response.body", "body": b"\n\n" + event, "more_body": False})
                 return
             raise
@@ -318,6 +311,8 @@ class Plane:
                 events = events_of(copy)
                 return codec.label_of_stream(call, events), codec.usage_of_stream(events)
             label, usage = codec.label(call, copy), codec.usage(copy)
+            if isinstance(codec, ChoiceCodec):
+                one.facts = codec.facts(call, copy)
             if one.line is not None and one.match is not None and codec.reproduces(call, copy, copy):
                 one.line.keep_like(call.wire, one.match.prompt, copy)
             return label, usage
@@ -348,7 +343,7 @@ class Plane:
             return
         trace = partial(
             answer.trace, label=label, id=one.id, teacher=match.teacher, prompt=match.prompt,
-            usage=usage, time=datetime.fromtimestamp(self._gateway.now(), UTC),
+            usage=usage, time=datetime.fromtimestamp(self._gateway.now(), UTC), metadata=one.facts,
         )  # fmt: skip
         line.record(trace, match.text)
 
@@ -400,9 +395,3 @@ class Plane:
                 "overhead_ms": round(overhead * 1e3, 3), "bytes": len(one.body), "key": one.caller.name,
             }  # fmt: skip
             log.info("%s", json.dumps(line))
-
-
-async def gone(receive: Receive) -> None:
-    """Returns when the client has left."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

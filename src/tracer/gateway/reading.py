@@ -56,3 +56,9 @@ async def discard(scope: Scope, receive: Receive, headers: Mapping[str, str]) ->
                 size += len(message.get("body", b""))
                 if not message.get("more_body", False):
                     return
+
+
+async def gone(receive: Receive) -> None:
+    """Returns when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -33,6 +33,7 @@ from tracer.types import Usage
 
 if TYPE_CHECKING:
     from tracer.gateway.pages.looks import Look, Looks
+    from tracer.gateway.pages.reports import Report, Reports
 
 log = logging.getLogger("tracer.gateway")
 
@@ -161,6 +162,7 @@ class Gateway:
         self.admission = Admission(self.metrics.upstreams)
         self.telemetry: Telemetry | None = None
         self._looks: Looks | None = None
+        self._reports: Reports | None = None
         self.ready = False
         self.outdated = False
         """Whether the config was to be read again and could not be used: an older one is in force."""
@@ -219,6 +221,8 @@ class Gateway:
         await asyncio.gather(*(asyncio.to_thread(line.close) for line in self.serving.lines.values()))
         if self._looks is not None:
             self._looks.close()
+        if self._reports is not None:
+            await self._reports.close()
         await self.serving.chains.aclose()
         if self.telemetry is not None:
             await asyncio.to_thread(self.telemetry.close)
@@ -264,6 +268,7 @@ class Gateway:
         for line in self.serving.lines.values():
             try:
                 await asyncio.to_thread(line.tend)
+                await asyncio.to_thread(line.settle, self.now())
             except TracerError as error:
                 log.warning("tallies of task %s wait: %s", line.task.name, type(error).__name__)
         await asyncio.to_thread(self._save)
@@ -276,6 +281,17 @@ class Gateway:
             made = await asyncio.to_thread(_make_looks, self.now)
             self._looks = self._looks or made
         return self._looks
+
+    async def report(self, line: TaskLine, wait_s: float | None = None) -> Report | None:
+        """The report of a task's policy in force; None where it is not ready in ``wait_s`` seconds, and goes on.
+
+        Raises TracerError where no policy is in force, or no report can be made.
+        """
+        if self._reports is None:
+            self._reports = await asyncio.to_thread(_make_reports)
+        (look,) = await (await self.looks()).of([line])
+        database = self.config.database
+        return await self._reports.of(line, look, None if database is None else database.reveal(), wait_s)
 
     def _tell(self, look: Look) -> None:
         found = look.agreement
@@ -352,6 +368,12 @@ def _make_looks(now: Callable[[], float]) -> Looks:
     from tracer.gateway.pages.looks import Looks
 
     return Looks(now)
+
+
+def _make_reports() -> Reports:
+    from tracer.gateway.pages.reports import Reports
+
+    return Reports()
 
 
 def _settings(one: Upstream, model: str | None, most: int) -> upstreams.Upstream:

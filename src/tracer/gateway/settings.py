@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tracer.gateway.calls import Wire
 from tracer.gateway.credentials import HIDDEN, KeyHash, Secret
 
 UpstreamKind = Literal["openai", "anthropic", "decisions", "systemone"]
@@ -14,6 +16,13 @@ WhenDown = Literal["error", "degraded"]
 Capture = Literal["full", "features", "hash", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 History = Literal["prompt", "ignore"]
+SPOKEN: Mapping[UpstreamKind, tuple[Wire, ...]] = {
+    "openai": ("openai.chat", "openai.responses", "decisions"),
+    "anthropic": ("anthropic.messages",),
+    "decisions": ("decisions",),
+    "systemone": ("systemone",),
+}
+"""The formats of each kind of upstream, unless it says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,7 @@ class Upstream:
     """An endpoint that answers what no policy does. ``fallbacks`` are names of others, tried in this order.
 
     ``timeout_s`` is the longest silence, not the whole answer; ``retries`` are tried before the first byte only.
+    ``formats`` are what it speaks, where that is not what its kind does.
     """
 
     name: str
@@ -40,6 +50,12 @@ class Upstream:
     timeout_s: float = 60.0
     retries: int = 2
     fallbacks: tuple[str, ...] = ()
+    formats: tuple[Wire, ...] = ()
+
+    @property
+    def speaks(self) -> tuple[Wire, ...]:
+        """The formats that it speaks: those of its kind unless ``formats`` names others."""
+        return self.formats or SPOKEN[self.kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +77,22 @@ class InputSelector:
 
 
 @dataclass(frozen=True, slots=True)
+class Asking:
+    """How the gateway itself asks the teacher for calls of ``/v1/classify``: the call that a client would have sent.
+
+    ``system`` is the system prompt, ``user`` the user message with ``{text}`` in it. Where the task declares labels and
+    ``field`` is not empty, the answer has a JSON schema in which this field is an enum of them; else it is the label as
+    text. ``upstream`` None is the task's. ``at_once`` texts of one batch are asked side by side.
+    """
+
+    system: str
+    user: str = "{text}"
+    field: str = "label"
+    upstream: str | None = None
+    at_once: int = 8
+
+
+@dataclass(frozen=True, slots=True)
 class TaskConfig:
     """A classification task, whose home folder is ``home/tasks/<name>``.
 
@@ -68,6 +100,9 @@ class TaskConfig:
     the header ``x-tracer-task: <name>``, or by ``fingerprints``. ``labels``, where declared, are all there are.
     ``label_field`` is the path of the label in a JSON answer that names it by no schema. ``teacher`` is the model that
     the upstream is asked for in place of the alias.
+
+    ``fallback`` asks the teacher for native calls. ``labelled`` says that callers hand in a label for each native call
+    that is left to them, within ``label_wait_s`` seconds. ``stateless`` says that no client refers to an answer later.
     """
 
     name: str
@@ -87,6 +122,10 @@ class TaskConfig:
     on_upstream_down: WhenDown = "error"
     capture: Capture = "full"
     redact: tuple[str, ...] = ()
+    fallback: Asking | None = None
+    labelled: bool = False
+    label_wait_s: float = 600.0
+    stateless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

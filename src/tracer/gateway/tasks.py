@@ -49,12 +49,8 @@ class TaskSet:
         for task in self._candidates(call, headers):
             if task.labels is not None and call.options is not None and set(call.options) != set(task.labels):
                 continue
-            selection = select(call, task.input)
-            if selection is None:
-                continue
-            prompt, teacher = fingerprint(selection), task.teacher or call.model
-            known = _known(teacher, prompt, accepted(task.name))
-            return Match(task, selection.text, teacher, prompt, known)
+            if (match := matched(task, call, accepted(task.name))) is not None:
+                return match
         return None
 
     def _candidates(self, call: Call, headers: Mapping[str, str]) -> Iterator[TaskConfig]:
@@ -68,6 +64,15 @@ class TaskSet:
             selection = select(call, selector)
             if selection is not None and (found := tasks.get(fingerprint(selection))) is not None:
                 yield found
+
+
+def matched(task: TaskConfig, call: Call, accepted: Accepted) -> Match | None:
+    """The call as one of this task; None where its text is not where the task has it."""
+    selection = select(call, task.input)
+    if selection is None:
+        return None
+    prompt, teacher = fingerprint(selection), task.teacher or call.model
+    return Match(task, selection.text, teacher, prompt, _known(teacher, prompt, accepted))
 
 
 def _known(teacher: str, prompt: str, accepted: Accepted) -> bool:

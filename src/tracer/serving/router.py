@@ -178,13 +178,15 @@ class Router:
         *,
         embedding: Sequence[float] | NDArray[np.floating] | None = None,
         ask_teacher: bool = False,
+        audited: bool = True,
     ) -> Answer:
         """Answer one input, given as text, as an embedding (d,), or as both; ``ask_teacher`` leaves the policy out.
 
+        ``audited`` False tosses no audit coin: for callers who will not bring back what the teacher says.
         Raises RouteError where the teacher is asked and fails.
         """
         texts, embeddings = _one(text, embedding)
-        return _raised(self.route_many(texts, embeddings=embeddings, ask_teacher=ask_teacher)[0])
+        return _raised(self.route_many(texts, embeddings=embeddings, ask_teacher=ask_teacher, audited=audited)[0])
 
     def route_many(
         self,
@@ -192,6 +194,7 @@ class Router:
         *,
         embeddings: NDArray[np.floating] | None = None,
         ask_teacher: bool = False,
+        audited: bool = True,
     ) -> list[Answer]:
         """Answer n inputs. The decisions are those that ``route`` makes one by one, with the same draws of the coins.
 
@@ -202,7 +205,7 @@ class Router:
         if self._source is not None and self._source.due():
             self._refresh()
         state, n = self._state, _count(texts, embeddings)
-        drafts = self._draft(state, texts, embeddings, n, self._plan(state, texts, n, ask_teacher))
+        drafts = self._draft(state, texts, embeddings, n, self._plan(state, texts, n, ask_teacher, audited))
         if self.teacher is None:
             return self._finish(state, drafts, began)
         left = [i for i, draft in enumerate(drafts) if draft.label is None]
@@ -273,15 +276,17 @@ class Router:
         self._count(Counter(row.reason for row in rows))
         return Decisions.of(rows)
 
-    def _plan(self, state: State, texts: Sequence[str] | None, n: int, ask_teacher: bool) -> Sequence[Reason | None]:
+    def _plan(
+        self, state: State, texts: Sequence[str] | None, n: int, ask_teacher: bool, audited: bool = True
+    ) -> Sequence[Reason | None]:
         """Why each input goes to the teacher regardless, drawn before the policy is asked."""
         if ask_teacher:
             return (REQUESTED.reason,) * n
         settings = state.settings
         if settings.mode == "live" and settings.audit_rate == 0.0:
             return (None,) * n
-        if texts is None and (self.teacher is not None or self.async_teacher is not None):
-            # The teacher here cannot read them: they are no part of the traffic that is audited.
+        if not audited or (texts is None and (self.teacher is not None or self.async_teacher is not None)):
+            # No teacher's label can come back: they are no part of the traffic that is audited.
             settings = replace(settings, audit_rate=0.0)
         return toss(settings, self._rng, n)
 

@@ -57,6 +57,27 @@ def chat_tool(schema: Any = None, **more: Any) -> bytes:
     return chat(tools=[tool], **{"tool_choice": {"type": "function", "function": {"name": "classify"}}} | more)
 
 
+def chat_function(schema: Any = None, **more: Any) -> bytes:
+    """A function as they were before tools."""
+    function = {"name": "classify", "parameters": schema or SCHEMA}
+    return chat(functions=[function], **{"function_call": {"name": "classify"}} | more)
+
+
+def decisions_many(labels: Any = LABELS, **more: Any) -> bytes:
+    """Two questions about one input."""
+    choices = [{"value": label} for label in labels]
+    intent = {"type": "choice", "name": "intent", "instructions": "Which?", "choices": choices}
+    urgent = {"type": "choice", "name": "urgent", "instructions": "Now?", "choices": [{"value": True}, {"value": "no"}]}
+    return decisions(**{"questions": [intent, urgent]} | more)
+
+
+def systemone_many(labels: Any = LABELS, **more: Any) -> bytes:
+    """Two questions about one state."""
+    intent = {"type": "choice", "instructions": "Which?", "criteria": dict.fromkeys(labels)}
+    urgent = {"type": "choice", "instructions": "Now?", "criteria": {"yes": None, "no": None}}
+    return systemone(**{"questions": {"intent": intent, "urgent": urgent}} | more)
+
+
 def responses_json(schema: Any = None, **more: Any) -> bytes:
     form = {"type": "json_schema", "name": "label", "strict": True, "schema": schema or SCHEMA}
     return responses(text={"format": form}, **more)

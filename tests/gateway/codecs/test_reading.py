@@ -32,6 +32,7 @@ USER = {"role": "user", "content": "x"}
 FREE = {"type": "object", "properties": {"intent": {"enum": ["a", "b"]}, "reason": {"type": "string"}}}
 GIVEN: dict[str, Any] = {"id": "7f", "created": 1, "model": "m"}
 ONE = {"type": "predicate", "name": "p", "instructions": "Is it?"}
+CHOICE = {"type": "choice", "instructions": "Which?", "choices": [{"value": "a"}, {"value": "b"}]}
 PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]
 FUNCTION = {"type": "function", "function": {"name": "classify", "parameters": SCHEMA}}
 
@@ -110,10 +111,12 @@ def test_what_a_surrogate_cannot_give(request_body: bytes, why: str) -> None:
         ("anthropic.messages", messages(mcp_servers=[]), "mcp_servers"),
         ("anthropic.messages", messages(messages=[USER, {"role": "assistant", "content": "("}]), "prefilled"),
         ("decisions", decisions(questions=[ONE]), "predicate"),
-        ("decisions", decisions(questions=[ONE, ONE]), "several questions"),
+        ("decisions", decisions(questions=[ONE, ONE]), "predicate"),
+        ("decisions", decisions(questions=[CHOICE, CHOICE]), "without names of their own"),
+        ("decisions", decisions(questions=[CHOICE, ONE]), "predicate"),
         ("decisions", decisions(("true", True)), "read alike"),
         ("systemone", systemone(questions={"a": {"type": "noul"}}), "noul"),
-        ("systemone", systemone(questions={"a": {"type": "noul"}, "b": {}}), "several questions"),
+        ("systemone", systemone(questions={"a": {"type": "noul"}, "b": {}}), "noul"),
     ],
 )
 def test_what_a_surrogate_cannot_give_on_other_wires(wire: Any, request_body: bytes, why: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from tracer.errors import CodecError
 from tracer.gateway.calls import Call, Message, Slot, Wire
-from tracer.gateway.codecs.base import Codec
+from tracer.gateway.codecs.base import Codec, Written
 from tracer.gateway.codecs.bodies import (
     canonical,
     count,
@@ -145,48 +145,34 @@ class AnthropicMessages(Codec):
                 reply = reply | data["delta"] | ({"usage": merged} if usage else {})
         return reply | {"content": list(blocks.values())} if reply.get("stop_reason") is not None else None
 
-    def _reply(
-        self,
-        call: Call,
-        text: str,
-        id: str,  # noqa: A002
-        created: int,
-        model: str,
-        usage: Usage,
-        prior: Mapping[str, Any] | None,
-        form: Mapping[str, Any] | None,
-        confidence: float | None,
-    ) -> dict[str, Any]:
-        block = {"type": "text", "text": text}
+    def _reply(self, call: Call, new: Written) -> dict[str, Any]:
+        block = {"type": "text", "text": new.text}
         if call.slot.kind == "tool":
-            block = _tool_use(call, id) | {"input": loads(text)}
-        reply = _message(id, model, usage, prior) | {"content": [block]} | _end(call, prior)
-        if form is not None:
-            reply["usage"] = shaped(reply["usage"], form.get("usage"), ("input_tokens", "output_tokens"))
-        return shaped(reply, form, ("id", "type", "role", "content", "model", "stop_reason", "stop_sequence", "usage"))
+            block = _tool_use(call, new.id) | {"input": loads(new.text)}
+        reply = _message(new.id, new.model, new.usage, new.prior) | {"content": [block]} | _end(call, new.prior)
+        if new.form is not None:
+            reply["usage"] = shaped(reply["usage"], new.form.get("usage"), ("input_tokens", "output_tokens"))
+        return shaped(
+            reply, new.form, ("id", "type", "role", "content", "model", "stop_reason", "stop_sequence", "usage")
+        )
 
-    def _events(
-        self,
-        call: Call,
-        text: str,
-        id: str,  # noqa: A002
-        created: int,
-        model: str,
-        usage: Usage,
-        prior: Mapping[str, Any] | None,
-    ) -> list[bytes]:
+    def _events(self, call: Call, new: Written) -> list[bytes]:
         block: dict[str, Any] = {"type": "text", "text": ""}
-        delta: dict[str, Any] = {"type": "text_delta", "text": text}
+        delta: dict[str, Any] = {"type": "text_delta", "text": new.text}
         if call.slot.kind == "tool":
-            block, delta = _tool_use(call, id), {"type": "input_json_delta", "partial_json": text}
-        message = _message(id, model, Usage(usage.input_tokens, 0), prior)
+            block, delta = _tool_use(call, new.id), {"type": "input_json_delta", "partial_json": new.text}
+        message = _message(new.id, new.model, Usage(new.usage.input_tokens, 0), new.prior)
         data: tuple[dict[str, Any], ...] = (
             {"type": "message_start", "message": message},
             {"type": "content_block_start", "index": 0, "content_block": block},
             {"type": "ping"},
             {"type": "content_block_delta", "index": 0, "delta": delta},
             {"type": "content_block_stop", "index": 0},
-            {"type": "message_delta", "delta": _end(call, prior), "usage": {"output_tokens": usage.output_tokens}},
+            {
+                "type": "message_delta",
+                "delta": _end(call, new.prior),
+                "usage": {"output_tokens": new.usage.output_tokens},
+            },
             {"type": "message_stop"},
         )
         return [encoded(encode(event), event["type"]) for event in data]

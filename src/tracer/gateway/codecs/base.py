@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from tracer.errors import CodecError
@@ -15,6 +16,20 @@ from tracer.types import Usage
 
 _BYTES_A_TOKEN = 4
 """The customary rule of thumb; a label that it finds too long goes to the teacher, which costs nothing but coverage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What an answer says. ``prior`` is the teacher's reply, ``form`` the same where its keys are to be imitated."""
+
+    text: str
+    id: str
+    created: int
+    model: str
+    usage: Usage
+    prior: Mapping[str, Any] | None = None
+    form: Mapping[str, Any] | None = None
+    confidence: float | None = None
 
 
 class Codec(ABC):
@@ -83,11 +98,8 @@ class Codec(ABC):
         what is said to be consumed, zero by default; ``confidence`` in [0, 1] is told where the format has a place.
         Raises CodecError where the call is unanswerable, or cannot carry this label.
         """
-        prior = self._prior(like)
-        text = self._written(call, label, prior)
-        form = None if like is None or _is_stream(like) else prior
-        reply = self._reply(call, text, id, created, model, usage or Usage(0, 0), prior, form, confidence)
-        return encode(reply)
+        given = Written(label, id, created, model, usage or Usage(0, 0), confidence=confidence)
+        return encode(self._reply(call, self._ready(call, given, like)))
 
     def stream(
         self,
@@ -101,9 +113,8 @@ class Codec(ABC):
         like: bytes | None = None,
     ) -> list[bytes]:
         """The events of a streamed answer with this label; as ``answer``."""
-        prior = self._prior(like)
-        text = self._written(call, label, prior)
-        return self._events(call, text, id, created, model, usage or Usage(0, 0), prior)
+        given = Written(label, id, created, model, usage or Usage(0, 0))
+        return self._events(call, self._ready(call, given, like))
 
     @abstractmethod
     def error(self, status: int, message: str, type: str | None = None) -> bytes:  # noqa: A002
@@ -125,31 +136,18 @@ class Codec(ABC):
     def _usage(self, reply: Mapping[str, Any]) -> Usage | None: ...
 
     @abstractmethod
-    def _reply(
-        self,
-        call: Call,
-        text: str,
-        id: str,  # noqa: A002
-        created: int,
-        model: str,
-        usage: Usage,
-        prior: Mapping[str, Any] | None,
-        form: Mapping[str, Any] | None,
-        confidence: float | None,
-    ) -> dict[str, Any]:
-        """A reply with this text. ``prior`` is the teacher's, ``form`` the same where its keys are to be imitated."""
+    def _reply(self, call: Call, new: Written) -> dict[str, Any]:
+        """A reply with this text."""
 
     @abstractmethod
-    def _events(
-        self,
-        call: Call,
-        text: str,
-        id: str,  # noqa: A002
-        created: int,
-        model: str,
-        usage: Usage,
-        prior: Mapping[str, Any] | None,
-    ) -> list[bytes]: ...
+    def _events(self, call: Call, new: Written) -> list[bytes]:
+        """The events of a streamed reply with this text."""
+
+    def _ready(self, call: Call, given: Written, like: bytes | None) -> Written:
+        """``given`` with the text of its label, and with what is to be imitated."""
+        prior = self._prior(like)
+        text = self._written(call, given.text, prior)
+        return replace(given, text=text, prior=prior, form=None if like is None or _is_stream(like) else prior)
 
     def _label(self, call: Call, reply: Mapping[str, Any]) -> str | None:
         text = self._text(call, reply)

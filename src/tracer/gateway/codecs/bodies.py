@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from tracer.errors import CodecError
+from tracer.types import Usage
 
 
 def _no_constant(name: str) -> None:
@@ -164,6 +165,12 @@ def shaped(fresh: Mapping[str, Any], like: object, always: Iterable[str] = ()) -
         elif value is None or value in ([], {}):
             out[key] = value
     return out | {key: fresh[key] for key in always if key not in out}
+
+
+def tokens(reply: Mapping[str, Any], spent_in: str, spent_out: str) -> Usage | None:
+    """The tokens that a reply's ``usage`` counts under these two keys."""
+    usage = reply.get("usage")
+    return Usage(whole(usage.get(spent_in)), whole(usage.get(spent_out))) if isinstance(usage, dict) else None
 
 
 def whole(value: object) -> int:

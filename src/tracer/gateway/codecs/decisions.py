@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from tracer.errors import CodecError
-from tracer.gateway.calls import Call, Message, Slot, Wire
+from tracer.gateway.calls import Call, Message, Scalar, Slot, Wire
+from tracer.gateway.codecs.base import Written
 from tracer.gateway.codecs.bodies import (
     canonical,
     flag,
     known_only,
-    loads,
     objects,
     read_object,
     shaped,
     string,
     text_of,
 )
-from tracer.gateway.codecs.choices import ChoiceCodec, choice_slot, spread
+from tracer.gateway.codecs.choices import ChoiceCodec, choice_slot
 from tracer.gateway.codecs.schemas import options_of
-from tracer.types import Usage
 
 _FIELDS = "input model questions prompt_cache_key prompt_cache_options safety_identifier stream"
 _KNOWN = frozenset(_FIELDS.split())
@@ -53,16 +52,13 @@ class Decisions(ChoiceCodec):
                     messages.append(Message(role, text))
         if not messages:
             why.append("no input")
-        question = questions[0]
-        system.append(text_of(question.get("instructions"), _PARTS, why))
+        system += [text_of(question.get("instructions"), _PARTS, why) for question in questions]
+        kinds = sorted({str(question.get("type")) for question in questions} - {"choice"})
         slot = Slot("json")
-        if len(questions) > 1:
-            why.append("several questions")
-        elif question.get("type") != "choice":
-            why.append(f"a question of type {question.get('type')!r}")
+        if kinds:
+            why.append(f"a question of type {', '.join(map(repr, kinds))}")
         else:
-            values = [choice.get("value") for choice in objects(question, "choices")]
-            slot = choice_slot(string(question, "name"), values, why)
+            slot = choice_slot([(string(question, "name"), _values(question)) for question in questions], why)
         if flag(request, "stream"):
             why.append("a stream")
         known_only(request, _KNOWN, why)
@@ -77,47 +73,37 @@ class Decisions(ChoiceCodec):
             schema=canonical({"questions": questions}),
             unanswerable="; ".join(dict.fromkeys(why)),
             metadata={},
-            echo={"name": question.get("name")},
+            echo={"names": [question.get("name") for question in questions]},
         )
 
-    def _answer(self, call: Call, reply: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _answers(self, call: Call, reply: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         answers = reply.get("answers")
-        if not isinstance(answers, list) or len(answers) != 1 or not isinstance(answers[0], dict):
+        if not isinstance(answers, list) or len(answers) != len(call.slot.fields):
             return None
-        return answers[0]
+        return answers if all(isinstance(answer, dict) for answer in answers) else None
 
-    def _reply(
-        self,
-        call: Call,
-        text: str,
-        id: str,  # noqa: A002
-        created: int,
-        model: str,
-        usage: Usage,
-        prior: Mapping[str, Any] | None,
-        form: Mapping[str, Any] | None,
-        confidence: float | None,
-    ) -> dict[str, Any]:
-        chosen, values = loads(text)[call.slot.fields[0]], call.slot.values[0]
-        probabilities = spread(values, chosen, confidence)
+    def _named(self, call: Call, i: int) -> dict[str, Any]:
+        return {"name": call.echo["names"][i]}
+
+    def _listed(self, values: Sequence[Scalar], probabilities: Sequence[float]) -> Any:
         pairs = zip(values, probabilities, strict=True)
-        answer = {
-            "type": "choice",
-            "name": call.echo.get("name"),
-            "choice": chosen,
-            "probabilities": [{"value": value, "probability": probability} for value, probability in pairs],
-            "confidence": max(probabilities),
-        }
+        return [{"value": value, "probability": probability} for value, probability in pairs]
+
+    def _reply(self, call: Call, new: Written) -> dict[str, Any]:
         counts = {
-            "input_tokens": usage.input_tokens,
+            "input_tokens": new.usage.input_tokens,
             "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens": usage.output_tokens,
+            "output_tokens": new.usage.output_tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": usage.input_tokens + usage.output_tokens,
+            "total_tokens": new.usage.input_tokens + new.usage.output_tokens,
         }
         reply = {
-            "model": model,
-            "answers": [shaped(answer, self._answer(call, form or {}), answer)],
-            "usage": shaped(counts, (form or {}).get("usage"), ("input_tokens", "output_tokens")),
+            "model": new.model,
+            "answers": self._chosen(call, new),
+            "usage": shaped(counts, (new.form or {}).get("usage"), ("input_tokens", "output_tokens")),
         }
-        return shaped(reply, form, reply)
+        return shaped(reply, new.form, reply)
+
+
+def _values(question: Mapping[str, Any]) -> list[Any]:
+    return [choice.get("value") for choice in objects(question, "choices")]

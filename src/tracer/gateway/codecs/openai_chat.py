@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from tracer.errors import CodecError
 from tracer.gateway.calls import Call, Message, Slot, Wire
-from tracer.gateway.codecs.base import Codec
+from tracer.gateway.codecs.base import Codec, Written
 from tracer.gateway.codecs.bodies import (
     canonical,
     count,
@@ -22,6 +22,7 @@ from tracer.gateway.codecs.bodies import (
     string,
     strings,
     text_of,
+    tokens,
     whole,
 )
 from tracer.gateway.codecs.openai_errors import error_body, error_data
@@ -33,9 +34,11 @@ from tracer.types import Usage
 _FIELDS = """messages model frequency_penalty logit_bias logprobs max_completion_tokens max_tokens metadata n
     parallel_tool_calls prediction presence_penalty prompt_cache_key prompt_cache_options prompt_cache_retention
     reasoning_effort response_format safety_identifier seed service_tier stop store stream stream_options temperature
-    tool_choice tools top_logprobs top_p user verbosity modalities top_k min_p repetition_penalty guided_choice"""
+    tool_choice tools top_logprobs top_p user verbosity modalities top_k min_p repetition_penalty guided_choice
+    functions function_call"""
 _KNOWN = frozenset(_FIELDS.split())
-_COMPLETE = ("stop", "tool_calls")
+_SHAPING = ("response_format", "tools", "tool_choice", "functions", "function_call", "guided_choice", "logit_bias")
+_COMPLETE = ("stop", "tool_calls", "function_call")
 
 
 class OpenAIChat(Codec):
@@ -52,7 +55,7 @@ class OpenAIChat(Codec):
             raise CodecError("a chat completion needs a model and messages")
         system, messages = [], []
         for turn in turns:
-            role, text = string(turn, "role"), text_of(turn.get("content"), ("text",), why)
+            role, text = string(turn, "role"), text_of(turn.get("content"), ("text",), why) + _called(turn)
             if role in ("system", "developer"):
                 system.append(text)
             else:
@@ -64,11 +67,7 @@ class OpenAIChat(Codec):
         why += _asked_for_more(request)
         known_only(request, _KNOWN, why)
         slot, options = self._slot(request, why)
-        schema = {
-            key: request[key]
-            for key in ("response_format", "tools", "tool_choice", "guided_choice", "logit_bias")
-            if request.get(key) is not None
-        }
+        schema = {key: request[key] for key in _SHAPING if request.get(key) is not None}
         limits = [n for key in ("max_completion_tokens", "max_tokens") if (n := count(request, key)) is not None]
         return Call(
             wire=self.wire,
@@ -84,7 +83,10 @@ class OpenAIChat(Codec):
             stop=strings(request, "stop"),
             max_tokens=min(limits) if limits else None,
             include_usage=flag(mapping(request, "stream_options"), "include_usage"),
-            echo={"named": isinstance(request.get("tool_choice"), dict)},
+            echo={
+                "named": isinstance(request.get("tool_choice") or request.get("function_call"), dict),
+                "legacy": bool(request.get("functions")),
+            },
         )
 
     def _slot(self, request: Mapping[str, Any], why: list[str]) -> tuple[Slot, tuple[str, ...] | None]:
@@ -94,6 +96,10 @@ class OpenAIChat(Codec):
         choice = request.get("tool_choice")
         if isinstance(choice, dict):
             choice = mapping(choice, "function") if choice.get("type") == "function" else {}
+        if functions := objects(request, "functions"):
+            if tools:
+                why.append("functions beside tools")
+            tools, choice = list(functions), request.get("function_call")
         form = mapping(request, "response_format")
         slot = slot_of_tools(tools, choice, why)
         if slot is not None:
@@ -117,24 +123,25 @@ class OpenAIChat(Codec):
             return None
         tools, content = message.get("tool_calls"), message.get("content")
         if call.slot.kind != "tool":
-            return content if isinstance(content, str) and not tools else None
-        if not isinstance(tools, list) or len(tools) != 1 or not isinstance(tools[0], dict):
+            return content if isinstance(content, str) and not tools and not message.get("function_call") else None
+        if call.echo.get("legacy"):
+            function = message.get("function_call")
+        elif not isinstance(tools, list) or len(tools) != 1 or not isinstance(tools[0], dict):
             return None
-        function = tools[0].get("function")
+        else:
+            function = tools[0].get("function")
         if not isinstance(function, dict) or function.get("name") != call.slot.tool:
             return None
         arguments = function.get("arguments")
         return arguments if isinstance(arguments, str) else None
 
     def _usage(self, reply: Mapping[str, Any]) -> Usage | None:
-        usage = reply.get("usage")
-        if not isinstance(usage, dict):
-            return None
-        return Usage(whole(usage.get("prompt_tokens")), whole(usage.get("completion_tokens")))
+        return tokens(reply, "prompt_tokens", "completion_tokens")
 
     def _assembled(self, events: Iterable[Event]) -> dict[str, Any] | None:
         texts: list[str] = []
         tools: dict[int, dict[str, str]] = {}
+        functions: dict[int, dict[str, str]] = {}
         found: dict[str, Any] = {}
         finish, refusal, many = None, False, False
         for event in events:
@@ -158,74 +165,73 @@ class OpenAIChat(Codec):
                 if isinstance(delta.get("content"), str):
                     texts.append(delta["content"])
                 _add_tools(tools, delta.get("tool_calls"))
+                _add_tools(functions, [{"function": delta.get("function_call")}])
         if finish is None or many:
             return None
-        message: dict[str, Any] = {"content": "".join(texts) if texts or not tools else None, "refusal": refusal}
+        message: dict[str, Any] = {
+            "content": "".join(texts) if texts or not (tools or functions) else None,
+            "refusal": refusal,
+        }
         if tools:
             message["tool_calls"] = [{"function": tool} for tool in tools.values()]
+        if functions:
+            message["function_call"] = functions[0]
         return found | {"choices": [{"message": message, "finish_reason": finish}]}
 
-    def _reply(
-        self,
-        call: Call,
-        text: str,
-        id: str,  # noqa: A002
-        created: int,
-        model: str,
-        usage: Usage,
-        prior: Mapping[str, Any] | None,
-        form: Mapping[str, Any] | None,
-        confidence: float | None,
-    ) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+    def _reply(self, call: Call, new: Written) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": new.text, "refusal": None, "annotations": []}
         if call.slot.kind == "tool":
-            message = message | {"content": None, "tool_calls": [_tool_call(call, text, id)]}
-        before = _choice(form or {})
+            message = message | {"content": None} | _calling(call, new.text, new.id)
+        before = _choice(new.form or {})
+        always = ("role", "content", *message.keys() & {"tool_calls", "function_call"})
         choice = {
             "index": 0,
-            "message": shaped(message, before.get("message"), ("role", "content", *message.keys() & {"tool_calls"})),
+            "message": shaped(message, before.get("message"), always),
             "logprobs": None,
-            "finish_reason": _finish(call, prior),
+            "finish_reason": _finish(call, new.prior),
         }
         reply = {
-            "id": f"chatcmpl-{id}",
+            "id": f"chatcmpl-{new.id}",
             "object": "chat.completion",
-            "created": created,
-            "model": model,
+            "created": new.created,
+            "model": new.model,
             "choices": [shaped(choice, before or None, ("index", "message", "finish_reason"))],
-            "usage": shaped(_usage_of(usage), (form or {}).get("usage"), ("prompt_tokens", "completion_tokens")),
-        } | _tier(prior)
-        return _unsigned(shaped(reply, form, ("id", "object", "created", "model", "choices", "usage")))
+            "usage": shaped(
+                _usage_of(new.usage), (new.form or {}).get("usage"), ("prompt_tokens", "completion_tokens")
+            ),
+        } | _tier(new.prior)
+        return _unsigned(shaped(reply, new.form, ("id", "object", "created", "model", "choices", "usage")))
 
-    def _events(
-        self,
-        call: Call,
-        text: str,
-        id: str,  # noqa: A002
-        created: int,
-        model: str,
-        usage: Usage,
-        prior: Mapping[str, Any] | None,
-    ) -> list[bytes]:
-        head = {"id": f"chatcmpl-{id}", "object": "chat.completion.chunk", "created": created, "model": model}
-        head = head | _tier(prior)
+    def _events(self, call: Call, new: Written) -> list[bytes]:
+        head = {
+            "id": f"chatcmpl-{new.id}",
+            "object": "chat.completion.chunk",
+            "created": new.created,
+            "model": new.model,
+        }
+        head = head | _tier(new.prior)
         extra: dict[str, Any] = {"usage": None} if call.include_usage else {}
 
         def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
             choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
             return encoded(encode(head | {"choices": [choice]} | extra))
 
-        if call.slot.kind == "tool":
-            first = {"index": 0} | _tool_call(call, "", id)
+        if call.echo.get("legacy") and call.slot.kind == "tool":
+            events = [
+                chunk({"role": "assistant", "content": None, **_calling(call, "", new.id), "refusal": None}),
+                chunk({"function_call": {"arguments": new.text}}),
+            ]
+        elif call.slot.kind == "tool":
+            first = {"index": 0} | _tool_call(call, "", new.id)
             events = [
                 chunk({"role": "assistant", "content": None, "tool_calls": [first], "refusal": None}),
-                chunk({"tool_calls": [{"index": 0, "function": {"arguments": text}}]}),
+                chunk({"tool_calls": [{"index": 0, "function": {"arguments": new.text}}]}),
             ]
         else:
-            events = [chunk({"role": "assistant", "content": "", "refusal": None}), chunk({"content": text})]
-        events.append(chunk({}, _finish(call, prior)))
+            events = [chunk({"role": "assistant", "content": "", "refusal": None}), chunk({"content": new.text})]
+        events.append(chunk({}, _finish(call, new.prior)))
         if call.include_usage:
-            events.append(encoded(encode(head | {"choices": [], "usage": _usage_of(usage)})))
+            events.append(encoded(encode(head | {"choices": [], "usage": _usage_of(new.usage)})))
         return [*events, encoded(b"[DONE]")]
 
 
@@ -257,7 +263,21 @@ def _finish(call: Call, prior: Mapping[str, Any] | None) -> str:
     if call.slot.kind != "tool":
         return "stop"
     before = _choice(prior or {}).get("finish_reason")
-    return before if before in _COMPLETE else "stop" if call.echo.get("named") else "tool_calls"
+    chosen = "function_call" if call.echo.get("legacy") else "tool_calls"
+    return before if before in ("stop", chosen) else "stop" if call.echo.get("named") else chosen
+
+
+def _called(turn: Mapping[str, Any]) -> str:
+    """The calls of an earlier turn as text: examples that consist of them are part of the prompt."""
+    calls = {key: turn[key] for key in ("tool_calls", "function_call") if turn.get(key) is not None}
+    return canonical(calls) if calls else ""
+
+
+def _calling(call: Call, arguments: str, id: str) -> dict[str, Any]:  # noqa: A002
+    """The call in a message, by its field of today or by the earlier one."""
+    if call.echo.get("legacy"):
+        return {"function_call": {"name": call.slot.tool, "arguments": arguments}}
+    return {"tool_calls": [_tool_call(call, arguments, id)]}
 
 
 def _tool_call(call: Call, arguments: str, id: str) -> dict[str, Any]:  # noqa: A002

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from tracer.errors import CodecError
 from tracer.gateway.calls import Call, Message, Slot, Wire
-from tracer.gateway.codecs.base import Codec
+from tracer.gateway.codecs.base import Codec, Written
 from tracer.gateway.codecs.bodies import (
     canonical,
     count,
@@ -21,7 +21,7 @@ from tracer.gateway.codecs.bodies import (
     shaped,
     string,
     text_of,
-    whole,
+    tokens,
 )
 from tracer.gateway.codecs.openai_errors import error_body
 from tracer.gateway.codecs.openai_slots import slot_of_format, slot_of_tools
@@ -103,6 +103,7 @@ class OpenAIResponses(Codec):
             metadata=metadata_of(request),
             max_tokens=count(request, "max_output_tokens"),
             include_usage=True,
+            stored=request.get("store") is None,
             echo={key: request[key] for key in _ECHOED if request.get(key) is not None},
         )
 
@@ -135,10 +136,7 @@ class OpenAIResponses(Codec):
         return "".join(texts) if texts and not calls else None
 
     def _usage(self, reply: Mapping[str, Any]) -> Usage | None:
-        usage = reply.get("usage")
-        if not isinstance(usage, dict):
-            return None
-        return Usage(whole(usage.get("input_tokens")), whole(usage.get("output_tokens")))
+        return tokens(reply, "input_tokens", "output_tokens")
 
     def _assembled(self, events: Iterable[Event]) -> dict[str, Any] | None:
         for event in events:
@@ -153,40 +151,20 @@ class OpenAIResponses(Codec):
                 return response if isinstance(response, dict) else None
         return None
 
-    def _reply(
-        self,
-        call: Call,
-        text: str,
-        id: str,  # noqa: A002
-        created: int,
-        model: str,
-        usage: Usage,
-        prior: Mapping[str, Any] | None,
-        form: Mapping[str, Any] | None,
-        confidence: float | None,
-    ) -> dict[str, Any]:
+    def _reply(self, call: Call, new: Written) -> dict[str, Any]:
         # A stream ends with the same object, so its keys are imitated too.
-        reply = _response(call, id, created, model, prior) | {
+        reply = _response(call, new.id, new.created, new.model, new.prior) | {
             "status": "completed",
-            "completed_at": created,
-            "output": [_item(call, text, id)],
-            "usage": _usage_of(usage),
+            "completed_at": new.created,
+            "output": [_item(call, new.text, new.id)],
+            "usage": _usage_of(new.usage),
         }
-        return shaped(reply, prior, (*_ALWAYS, "usage"))
+        return shaped(reply, new.prior, (*_ALWAYS, "usage"))
 
-    def _events(
-        self,
-        call: Call,
-        text: str,
-        id: str,  # noqa: A002
-        created: int,
-        model: str,
-        usage: Usage,
-        prior: Mapping[str, Any] | None,
-    ) -> list[bytes]:
-        begun = shaped(_response(call, id, created, model, prior), prior, _ALWAYS)
-        final = self._reply(call, text, id, created, model, usage, prior, None, None)
-        item = _item(call, text, id)
+    def _events(self, call: Call, new: Written) -> list[bytes]:
+        begun = shaped(_response(call, new.id, new.created, new.model, new.prior), new.prior, _ALWAYS)
+        final = self._reply(call, new)
+        item = _item(call, new.text, new.id)
         place = {"item_id": item["id"], "output_index": 0}
         events: list[tuple[str, dict[str, Any]]] = [
             ("response.created", {"response": begun}),
@@ -195,16 +173,16 @@ class OpenAIResponses(Codec):
         if call.slot.kind == "tool":
             events += [
                 ("response.output_item.added", _added(item, {"arguments": ""})),
-                ("response.function_call_arguments.delta", place | {"delta": text}),
-                ("response.function_call_arguments.done", place | {"arguments": text, "name": item["name"]}),
+                ("response.function_call_arguments.delta", place | {"delta": new.text}),
+                ("response.function_call_arguments.done", place | {"arguments": new.text, "name": item["name"]}),
             ]
         else:
             part, within = item["content"][0], place | {"content_index": 0}
             events += [
                 ("response.output_item.added", _added(item, {"content": []})),
                 ("response.content_part.added", within | {"part": part | {"text": ""}}),
-                ("response.output_text.delta", within | {"delta": text, "logprobs": []}),
-                ("response.output_text.done", within | {"text": text, "logprobs": []}),
+                ("response.output_text.delta", within | {"delta": new.text, "logprobs": []}),
+                ("response.output_text.done", within | {"text": new.text, "logprobs": []}),
                 ("response.content_part.done", within | {"part": part}),
             ]
         events.append(("response.output_item.done", {"output_index": 0, "item": item}))

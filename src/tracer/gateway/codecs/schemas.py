@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from tracer.gateway.calls import Scalar, Slot
+from tracer.gateway.calls import Scalar, Several, Slot
 from tracer.gateway.codecs.bodies import canonical
 from tracer.types import FAILED
 
@@ -16,6 +16,7 @@ _MAX_VALUES = 4096
 _MAX_OPTIONS = 256
 """Combinations of several fields beyond which they are not listed: listing takes time in each request."""
 _ABSENT = object()
+_OF_LISTS = frozenset({"type", "items", "minItems", "maxItems", "uniqueItems", "description", "title", "default"})
 
 
 def label_of(value: Scalar) -> str:
@@ -27,30 +28,26 @@ def slot_of_schema(slot: Slot, schema: object) -> tuple[Slot, str]:
     """``slot`` with the fields that the schema gives, and why a label cannot fill an answer to it ("" if it can)."""
     if not isinstance(schema, dict):
         return slot, "a schema that is no object"
-    node, path = _resolved(schema, schema), slot.path
-    while len(path) < _MAX_DEPTH:
-        properties = _properties(node)
-        if len(properties) != 1:
-            break
-        ((name, only),) = properties.items()
-        only = _resolved(only, schema)
-        if not _properties(only):
-            break
-        node, path = only, (*path, name)
+    node, path = _descended(schema, slot.path)
     required = node.get("required")
     needed = set(filter(_is_text, required)) if isinstance(required, list) else set()
     fields, values, constants, problems = [], [], [], []
+    lists: dict[str, Several] = {}
     for name, sub in _properties(node).items():
-        allowed = _allowed(_resolved(sub, schema), schema)
+        held = _resolved(sub, schema)
+        allowed, several = _allowed(held, schema), None
+        if not allowed and name in needed:
+            allowed, several = _members(held, schema)
         if not allowed:
             if name in needed:
                 problems.append(f"the free field {name!r}")
-        elif len(allowed) == 1:
+        elif len(allowed) == 1 and several is None:
             if name in needed:
                 constants.append((name, allowed[0]))
         else:
             fields.append(name)
             values.append(allowed)
+            lists |= {} if several is None else {name: several}
             if len({label_of(value) for value in allowed}) < len(allowed):
                 problems.append(f"values of {name!r} that read alike")
     known = set(fields) | {name for name, _ in constants}
@@ -65,13 +62,14 @@ def slot_of_schema(slot: Slot, schema: object) -> tuple[Slot, str]:
         optional=tuple(name for name in fields if name not in needed) if len(fields) > 1 else (),
         constants=tuple(constants),
         order=tuple(name for name in _properties(node) if name in known),
+        lists=lists,
     )
     return filled, "; ".join(problems)
 
 
 def options_of(slot: Slot) -> tuple[str, ...] | None:
     """The labels that a slot allows; None where they are free, or too many to list."""
-    if not slot.values:
+    if not slot.values or slot.lists:
         return None
     if len(slot.fields) == 1:
         return tuple(label for value in slot.values[0] if usable(label := label_of(value)))
@@ -92,6 +90,21 @@ def options_of(slot: Slot) -> tuple[str, ...] | None:
 def usable(label: str) -> bool:
     """Whether a trace can carry this label."""
     return bool(label) and label != FAILED
+
+
+def _descended(schema: dict[str, Any], path: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The innermost of objects that each hold the next alone, and the path to it."""
+    node, start = _resolved(schema, schema), len(path)
+    while len(path) - start < _MAX_DEPTH:
+        properties = _properties(node)
+        if len(properties) != 1:
+            break
+        ((name, only),) = properties.items()
+        only = _resolved(only, schema)
+        if not _properties(only):
+            break
+        node, path = only, (*path, name)
+    return node, path
 
 
 def _is_text(value: object) -> bool:
@@ -125,6 +138,18 @@ def _pointed(root: dict[str, Any], reference: str) -> object:
             return None
         node = node.get(part.replace("~1", "/").replace("~0", "~"))
     return node
+
+
+def _members(node: dict[str, Any], root: dict[str, Any]) -> tuple[tuple[Scalar, ...], Several | None]:
+    """What a list may hold, and how many of it; nothing where the node is no list of an enum of strings."""
+    if node.get("type") != "array" or set(node) - _OF_LISTS:
+        return (), None
+    members = _allowed(_resolved(node.get("items"), root), root)
+    least, most = node.get("minItems", 0), node.get("maxItems")
+    counts = type(least) is int and (most is None or type(most) is int)
+    if not members or not counts or not all(isinstance(member, str) for member in members):
+        return (), None
+    return members, Several(least, most, node.get("uniqueItems") is True)
 
 
 def _allowed(node: dict[str, Any], root: dict[str, Any]) -> tuple[Scalar, ...]:

@@ -7,13 +7,14 @@ import re
 from typing import Any
 
 from tracer.errors import CodecError
-from tracer.gateway.calls import Scalar, Slot
+from tracer.gateway.calls import Scalar, Several, Slot
 from tracer.gateway.codecs.bodies import canonical, dumps, loads
 from tracer.gateway.codecs.schemas import label_of, usable
 
 _FENCE = re.compile(r"\A\s*```[a-zA-Z]*\s*\n(?P<inside>.*)\n\s*```\s*\Z", re.DOTALL)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
+_NOT_KEPT = object()
 
 
 def label_in(slot: Slot, text: str) -> str | None:
@@ -64,15 +65,26 @@ def _combined(slot: Slot, value: dict[str, Any]) -> str | None:
     if any(name not in found and name not in slot.optional for name in slot.fields):
         return None
     for name, allowed in zip(slot.fields, slot.values, strict=False):
-        # A value that only reads like an allowed one would come back as another type.
-        if name in found and not _among(found[name], allowed) and any(_read_alike(found[name], v) for v in allowed):
+        if name in found and (kept := _kept(found[name], allowed, slot.lists.get(name))) is not _NOT_KEPT:
+            found[name] = kept
+        elif name in found:
             return None
     if len(slot.fields) > 1:
         return canonical(found) if found else None
     only = found[slot.fields[0]]
     if isinstance(only, str):
         return only
-    return label_of(only) if slot.values and _among(only, slot.values[0]) else None
+    return label_of(only) if slot.lists or (slot.values and _among(only, slot.values[0])) else None
+
+
+def _kept(value: Any, allowed: tuple[Scalar, ...], several: Several | None) -> Any:
+    """A field's value as a label has it, or a mark that it has none."""
+    if several is not None:
+        held = _listed(value, allowed, several)
+        return _NOT_KEPT if held is None else held
+    # A value that only reads like an allowed one would come back as another type.
+    alike = not _among(value, allowed) and any(_read_alike(value, other) for other in allowed)
+    return _NOT_KEPT if alike else value
 
 
 def _decoded(slot: Slot, label: str) -> dict[str, Any]:
@@ -81,6 +93,8 @@ def _decoded(slot: Slot, label: str) -> dict[str, Any]:
     if len(slot.fields) == 1:
         if not slot.values:
             return constants | {slot.fields[0]: label}
+        if slot.lists:
+            return constants | {slot.fields[0]: _held(slot, slot.fields[0], loads(label))}
         for value in slot.values[0]:
             if label_of(value) == label:
                 return constants | {slot.fields[0]: value}
@@ -94,9 +108,26 @@ def _decoded(slot: Slot, label: str) -> dict[str, Any]:
     if missing or set(found) - set(slot.fields):
         raise CodecError(f"the label {label!r} has not the fields {', '.join(slot.fields)}")
     for name, allowed in zip(slot.fields, slot.values, strict=False):
-        if name in found and not _among(found[name], allowed):
+        if name in slot.lists and name in found:
+            found[name] = _held(slot, name, found[name])
+        elif name in found and not _among(found[name], allowed):
             raise CodecError(f"the label {label!r} has a value that {name!r} does not allow")
     return constants | found
+
+
+def _listed(value: object, allowed: tuple[Scalar, ...], several: Several) -> list[Any] | None:
+    """A list of allowed values as a label has it: in its order, or, of a set, sorted; None for any other value."""
+    if not isinstance(value, list) or not all(_among(one, allowed) for one in value):
+        return None
+    kept = sorted(set(value)) if several.unique else value
+    return kept if several.least <= len(kept) and (several.most is None or len(kept) <= several.most) else None
+
+
+def _held(slot: Slot, name: str, value: object) -> list[Any]:
+    held = _listed(value, slot.values[slot.fields.index(name)], slot.lists[name])
+    if held is None:
+        raise CodecError(f"{name!r} does not allow this list of values")
+    return held
 
 
 def _among(value: object, allowed: tuple[Scalar, ...]) -> bool:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from tracer.errors import CodecError
-from tracer.gateway.calls import Call, Message, Slot, Wire
-from tracer.gateway.codecs.bodies import canonical, dumps, flag, known_only, loads, mapping, read_object, shaped, string
-from tracer.gateway.codecs.choices import ChoiceCodec, choice_slot, spread
+from tracer.gateway.calls import Call, Message, Scalar, Slot, Wire
+from tracer.gateway.codecs.base import Written
+from tracer.gateway.codecs.bodies import canonical, dumps, flag, known_only, mapping, read_object, shaped, string
+from tracer.gateway.codecs.choices import ChoiceCodec, choice_slot
 from tracer.gateway.codecs.schemas import options_of
-from tracer.types import Usage
 
 _FIELDS = "model state questions safety_identifier stream"
 _KNOWN = frozenset(_FIELDS.split())
@@ -29,24 +29,25 @@ class SystemOne(ChoiceCodec):
             raise CodecError("a decision needs a model, a state and questions")
         if not all(isinstance(question, dict) for question in questions.values()):
             raise CodecError("a question that is no object")
-        name, question = next(iter(questions.items()))
+        asked = list(questions.values())
+        kinds = sorted({str(question.get("type")) for question in asked} - {"choice"})
         slot = Slot("json")
-        if len(questions) > 1:
-            why.append("several questions")
-        elif question.get("type") != "choice":
-            why.append(f"a question of type {question.get('type')!r}")
+        if kinds:
+            why.append(f"a question of type {', '.join(map(repr, kinds))}")
         else:
-            known_only(question, ("type", "instructions", "criteria"), why)
-            slot = choice_slot(name, list(mapping(question, "criteria")), why)
+            for question in asked:
+                known_only(question, ("type", "instructions", "criteria"), why)
+            choices = [(name, list(mapping(question, "criteria"))) for name, question in questions.items()]
+            slot = choice_slot(choices, why)
         if flag(request, "stream"):
             why.append("a stream")
         known_only(request, _KNOWN, why)
-        instructions = question.get("instructions")
+        instructions = [question.get("instructions") for question in asked]
         return Call(
             wire=self.wire,
             model=model,
             stream=flag(request, "stream"),
-            system=instructions if isinstance(instructions, str) else "",
+            system="\n".join(text for text in instructions if isinstance(text, str)),
             messages=(Message("user", state if isinstance(state, str) else dumps(state)),),
             options=options_of(slot),
             slot=slot,
@@ -55,36 +56,21 @@ class SystemOne(ChoiceCodec):
             metadata={},
         )
 
-    def _answer(self, call: Call, reply: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _answers(self, call: Call, reply: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         answers = reply.get("answers")
-        answer = answers.get(call.slot.fields[0]) if isinstance(answers, dict) and call.slot.fields else None
-        return answer if isinstance(answer, dict) else None
+        found = [answers.get(name) for name in call.slot.fields] if isinstance(answers, dict) else []
+        whole = [answer for answer in found if isinstance(answer, dict)]
+        return whole if whole and len(whole) == len(found) else None
 
-    def _reply(
-        self,
-        call: Call,
-        text: str,
-        id: str,  # noqa: A002
-        created: int,
-        model: str,
-        usage: Usage,
-        prior: Mapping[str, Any] | None,
-        form: Mapping[str, Any] | None,
-        confidence: float | None,
-    ) -> dict[str, Any]:
-        name, values = call.slot.fields[0], call.slot.values[0]
-        chosen = loads(text)[name]
-        probabilities = spread(values, chosen, confidence)
-        answer = {
-            "type": "choice",
-            "choice": chosen,
-            "confidence": max(probabilities),
-            "probabilities": dict(zip(values, probabilities, strict=True)),
-        }
-        counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+    def _listed(self, values: Sequence[Scalar], probabilities: Sequence[float]) -> Any:
+        return dict(zip(values, probabilities, strict=True))
+
+    def _reply(self, call: Call, new: Written) -> dict[str, Any]:
+        answers = self._chosen(call, new)
+        counts = {"input_tokens": new.usage.input_tokens, "output_tokens": new.usage.output_tokens}
         reply = {
-            "model": model,
-            "answers": {name: shaped(answer, self._answer(call, form or {}), answer)},
-            "usage": shaped(counts, (form or {}).get("usage"), counts),
+            "model": new.model,
+            "answers": dict(zip(call.slot.fields, answers, strict=True)),
+            "usage": shaped(counts, (new.form or {}).get("usage"), counts),
         }
-        return shaped(reply, form, reply)
+        return shaped(reply, new.form, reply)
