@@ -149,12 +149,28 @@ def _state(line: TaskLine) -> dict[str, Any]:
         "mode": "observe" if task.mode == "observe" else settings.mode,
         "share": settings.share,
         "audit_rate": settings.audit_rate,
-        "policy": PolicyRegistry(line.home).active_version(),
+        "policy": _active(line),
         "off": (line.home / OFF).exists(),
         "broken": line.broken,
         "decisions": line.router.counts,
-        "traces": {**counts, "pending": line.recorder.pending, "stored": line.store.count()},
+        "traces": {**counts, "pending": line.recorder.pending, "stored": _stored(line)},
     }
+
+
+def _active(line: TaskLine) -> str | None:
+    """The version that the home names, else the one that is served: a damaged home must not hide the other tasks."""
+    try:
+        return PolicyRegistry(line.home).active_version()
+    except (TracerError, OSError):
+        return line.policy.version if line.policy is not None else None
+
+
+def _stored(line: TaskLine) -> int | None:
+    """Traces of the task, None while the store cannot be read."""
+    try:
+        return line.store.count()
+    except StoreError:
+        return None
 
 
 def _policies(line: TaskLine) -> dict[str, Any]:

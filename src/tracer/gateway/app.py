@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tracer.gateway import openapi, problems
 from tracer.gateway.admin import Admin
@@ -33,7 +34,7 @@ DRAIN_S = 30
 class Application(Starlette):
     """Starlette, but that the busiest paths go to the data plane at once, past its middleware and routes."""
 
-    plane: Plane
+    plane: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -75,7 +76,7 @@ def application(gateway: Gateway) -> Application:
     ]
     handlers = {HTTPException: problems.refused, Exception: problems.broken}
     app = Application(routes=routes, lifespan=lifespan, exception_handlers=handlers)
-    app.plane = plane
+    app.plane = ServerErrorMiddleware(plane, handler=problems.broken)
     return app
 
 
