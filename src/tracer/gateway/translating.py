@@ -16,7 +16,7 @@ from tracer.gateway.calls import Call, Scalar, Wire
 from tracer.gateway.codecs import CODECS, PATHS
 from tracer.gateway.codecs.bodies import canonical, dumps
 from tracer.gateway.codecs.choices import ChoiceCodec
-from tracer.gateway.codecs.schemas import label_of
+from tracer.gateway.codecs.schema_reader import label_of
 from tracer.gateway.composing import Question, composed
 from tracer.gateway.replies import Reply
 from tracer.gateway.settings import TaskConfig, Upstream
