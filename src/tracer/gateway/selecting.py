@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,9 +56,9 @@ def select(call: Call, selector: InputSelector) -> Selection | None:
     if found is None or not found[0].strip():
         return None
     text, system, last = found
-    turns = tuple(_turns(call.messages, at, last, ignore=selector.history == "ignore"))
-    place = 0 if selector.history == "ignore" and at >= 0 else at
-    return Selection(text, digest_of(system), _schema_digest(call), turns, place)
+    counted = [i for i in range(len(call.messages)) if selector.history != "ignore" or _never_ignored(call, i, at)]
+    turns = tuple(_turn(call.messages[i], last if i == at else _escaped(call.messages[i].text)) for i in counted)
+    return Selection(text, digest_of(system), _schema_digest(call), turns, counted.index(at) if at >= 0 else -1)
 
 
 def fingerprint(selection: Selection) -> str:
@@ -99,10 +98,14 @@ def template(prefix: str, suffix: str) -> str:
     return f"{_escaped(prefix)}{CUT}{_escaped(suffix)}"
 
 
-def _turns(messages: tuple[Message, ...], at: int, last: str, *, ignore: bool) -> Iterable[tuple[str, str]]:
-    for i, message in enumerate(messages):
-        if i == at or not ignore:
-            yield message.role, digest_of(last if i == at else _escaped(message.text))
+def _never_ignored(call: Call, i: int, at: int) -> bool:
+    """Instructions are no history, and neither is what follows the last user message."""
+    return i >= at >= 0 or call.messages[i].role == "system"
+
+
+def _turn(message: Message, said: str) -> tuple[str, str]:
+    role = message.role if not message.more else f"{_escaped(message.role)}{CUT}{_sha(message.more)}"
+    return role, digest_of(said)
 
 
 def _cut(selector: InputSelector, message: str) -> tuple[str, str] | None:

@@ -158,6 +158,8 @@ def question_of(call: Call, labels: tuple[str, ...] | None) -> Question:
         raise CodecError(call.unanswerable)
     if not call.messages or call.messages[-1].role != "user":
         raise CodecError("no user message at the end")
+    if any(turn.more for turn in call.messages):
+        raise CodecError("turns that hold more than text")
     if slot.kind == "text":
         values: tuple[Scalar, ...] = call.options or labels or ()
     elif len(slot.fields) != 1 or not slot.values or slot.optional or slot.lists:
