@@ -53,6 +53,16 @@ def test_what_is_no_enum(node: dict[str, Any]) -> None:
     assert options_of(slot) is None
 
 
+@pytest.mark.parametrize(
+    "node",
+    [{"type": "string"}, {"type": "array", "items": {"enum": ["a"]}}, {"type": "object", "properties": {}}, {}, True],
+)
+def test_a_free_field_is_not_left_out(node: Any) -> None:
+    for required in (["desk"], []):
+        schema = {"properties": {"desk": {"enum": ["a", "b"]}, "reason": node}, "required": required}
+        assert slot_of_schema(Slot("json"), schema)[1] == "the free field 'reason'"
+
+
 def test_too_many_combinations_are_not_listed() -> None:
     values = {"enum": [str(i) for i in range(20)]}
     slot, problem = slot_of_schema(Slot("json"), {"properties": {"a": values, "b": values}, "required": ["a", "b"]})

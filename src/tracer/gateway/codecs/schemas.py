@@ -39,8 +39,8 @@ def _slot(slot: Slot, reader: SchemaReader) -> tuple[Slot, str]:
             found, several = reader.members(held)
         allowed = found.values
         if not allowed:
-            if name in needed:
-                problems.append(f"the free field {name!r}")
+            # Also where it may be left out: teachers fill what they are offered, and whoever asked reads it.
+            problems.append(f"the free field {name!r}")
         elif len(allowed) == 1 and several is None:
             if name in needed:
                 constants.append((name, allowed[0]))
