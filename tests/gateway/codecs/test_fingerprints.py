@@ -66,6 +66,55 @@ def test_stored_traces_keep_matching(wire: Any, request_body: bytes, digest: str
     assert printed(wire, request_body) == digest
 
 
+@pytest.mark.parametrize(
+    ("wire", "make", "told"),
+    [
+        ("openai.chat", chat, [{"reasoning_effort": "low"}, {"reasoning_effort": "high"}, {"verbosity": "low"}]),
+        (
+            "openai.responses",
+            responses,
+            [{"reasoning": {"effort": "low"}}, {"reasoning": {"effort": "high"}}, {"text": {"verbosity": "low"}}],
+        ),
+        (
+            "anthropic.messages",
+            messages,
+            [
+                {"output_config": {"effort": "low"}},
+                {"output_config": {"effort": "high"}},
+                {"thinking": {"type": "adaptive"}},
+                {"thinking": {"type": "disabled"}},
+            ],
+        ),
+    ],
+)
+def test_effort_and_thinking_make_another_teacher_and_sampling_does_not(
+    wire: Any, make: Callable[..., bytes], told: list[dict[str, Any]]
+) -> None:
+    plain = printed(wire, make())
+    assert len({plain, *(printed(wire, make(**more)) for more in told)}) == len(told) + 1
+    assert {why(wire, make(**more)) for more in told} == {""}
+    for more in ({"temperature": 0}, {"temperature": 1}, {"top_p": 0.1}, {"service_tier": "auto"}):
+        assert printed(wire, make(**more)) == plain
+
+
+def test_what_stands_beside_an_effort_hides_nothing() -> None:
+    odd = messages(output_config={"effort": "low", "thinking": 1, "format": {"type": "text"}})
+    assert printed("anthropic.messages", odd) != printed(
+        "anthropic.messages", messages(output_config={"effort": "low"})
+    )
+    hidden = [responses(text={"format": {"type": kind}}, reasoning={"text": 1}) for kind in ("text", "json_object")]
+    assert len({printed("openai.responses", one) for one in hidden}) == 2
+
+
+def test_one_effort_is_one_on_all_wires() -> None:
+    asked = {
+        "openai.chat": chat(reasoning_effort="low"),
+        "openai.responses": responses(reasoning={"effort": "low", "summary": None}),
+        "anthropic.messages": messages(output_config={"effort": "low"}),
+    }
+    assert len({printed(wire, request) for wire, request in asked.items()}) == 1
+
+
 def chat_shots(label: str = "A", id: str = "c1", said: str = "ok", **more: Any) -> bytes:  # noqa: A002
     call = {"id": id, "type": "function", "function": {"name": "label", "arguments": label}}
     turn = {"role": "assistant", "content": None, "tool_calls": [call], **more}

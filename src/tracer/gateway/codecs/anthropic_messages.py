@@ -29,7 +29,7 @@ from tracer.gateway.codecs.bodies import (
 from tracer.gateway.codecs.openai_slots import slot_of_format, slot_of_tools
 from tracer.gateway.codecs.schemas import options_of
 from tracer.gateway.codecs.sse import Event, encoded
-from tracer.gateway.codecs.turns import Ids, anthropic_turn, parted
+from tracer.gateway.codecs.turns import Ids, anthropic_turn, parted, thought
 from tracer.types import Usage
 
 _FIELDS = """max_tokens messages model cache_control inference_geo metadata output_config output_format
@@ -74,6 +74,8 @@ class AnthropicMessages(Codec):
         slot = _slot(request, why)
         config = {"format": _format(request)} if _format(request) else {}
         schema = config | {key: request[key] for key in ("tools", "tool_choice") if request.get(key) is not None}
+        told = {key: value for key, value in mapping(request, "output_config").items() if key != "format"}
+        schema |= thought(told, "output_config") | thought({"thinking": request.get("thinking")}, "thinking")
         return Call(
             wire=self.wire,
             model=model,

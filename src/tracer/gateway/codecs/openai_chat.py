@@ -28,7 +28,7 @@ from tracer.gateway.codecs.openai_errors import error_body, error_data
 from tracer.gateway.codecs.openai_slots import slot_of_format, slot_of_tools
 from tracer.gateway.codecs.schemas import options_of
 from tracer.gateway.codecs.sse import Event, encoded
-from tracer.gateway.codecs.turns import Ids, chat_turn, parted
+from tracer.gateway.codecs.turns import Ids, chat_turn, parted, thought
 from tracer.types import Usage
 
 _FIELDS = """messages model frequency_penalty logit_bias logprobs max_completion_tokens max_tokens metadata n
@@ -37,7 +37,16 @@ _FIELDS = """messages model frequency_penalty logit_bias logprobs max_completion
     tool_choice tools top_logprobs top_p user verbosity modalities top_k min_p repetition_penalty guided_choice
     functions function_call"""
 _KNOWN = frozenset(_FIELDS.split())
-_SHAPING = ("response_format", "tools", "tool_choice", "functions", "function_call", "guided_choice", "logit_bias")
+_SHAPING = (
+    "response_format",
+    "tools",
+    "tool_choice",
+    "functions",
+    "function_call",
+    "guided_choice",
+    "logit_bias",
+    "verbosity",
+)
 _COMPLETE = ("stop", "tool_calls", "function_call")
 
 
@@ -61,6 +70,7 @@ class OpenAIChat(Codec):
         known_only(request, _KNOWN, why)
         slot, options = self._slot(request, why)
         schema = {key: request[key] for key in _SHAPING if request.get(key) is not None}
+        schema |= thought({"effort": request.get("reasoning_effort")}, "reasoning")
         limits = [n for key in ("max_completion_tokens", "max_tokens") if (n := count(request, key)) is not None]
         return Call(
             wire=self.wire,

@@ -26,7 +26,7 @@ from tracer.gateway.codecs.openai_errors import error_body
 from tracer.gateway.codecs.openai_slots import slot_of_format, slot_of_tools
 from tracer.gateway.codecs.schemas import options_of
 from tracer.gateway.codecs.sse import Event, encoded
-from tracer.gateway.codecs.turns import Ids, parted, responses_item
+from tracer.gateway.codecs.turns import Ids, parted, responses_item, thought
 from tracer.types import Usage
 
 _FIELDS = """background include input instructions max_output_tokens max_tool_calls metadata model parallel_tool_calls
@@ -82,6 +82,7 @@ class OpenAIResponses(Codec):
         known_only(request, _KNOWN, why)
         slot, options = _slot(request, why)
         schema = {key: request[key] for key in ("text", "tools", "tool_choice") if request.get(key) is not None}
+        schema |= thought(mapping(request, "reasoning"), "reasoning")
         return Call(
             wire=self.wire,
             model=model,

@@ -89,6 +89,13 @@ def parted(turns: Iterable[Message]) -> tuple[tuple[str, ...], tuple[Message, ..
     return tuple(system), tuple(messages)
 
 
+def thought(told: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """How much the model is to think, as part of what shapes its answer: ``effort``, and all else under ``name``."""
+    more = {key: value for key, value in told.items() if key != "effort" and value is not None}
+    effort = told.get("effort")
+    return ({} if effort is None else {"effort": effort}) | ({name: more} if more else {})
+
+
 def _message(turn: Mapping[str, Any], text: str, more: Mapping[str, Any]) -> Message:
     return Message(string(turn, "role"), text, canonical(more) if more else "")
 
