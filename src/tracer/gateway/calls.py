@@ -62,7 +62,7 @@ class Call:
 
     ``system`` are the instructions before all turns; such as come later are turns with the role ``system``.
     ``options`` are the labels that the request itself allows, None where it leaves them free. ``schema`` is canonical
-    JSON of all that shapes the answer besides words (response format, tools, questions, effort): part of the fingerprint.
+    JSON of all that shapes the answer besides words (response format, tools, effort): part of the fingerprint.
     ``stored`` says that the upstream would keep the answer for later calls to refer to, as it does unless told not to.
     ``stop`` and ``max_tokens`` (0 is none at all) limit the text of an answer; ``echo`` holds what it repeats.
     """

@@ -22,6 +22,7 @@ CUT = "\x00"
 """Stands in the prompt where variable text was. A NUL that a caller sends is escaped, so that it stands for itself."""
 
 _TURNS = 4
+_ROLE = 128
 _CACHED = 32_768
 """Longer prompts are digested each time: what callers send must not fill the memory."""
 
@@ -64,7 +65,8 @@ def select(call: Call, selector: InputSelector) -> Selection | None:
 def fingerprint(selection: Selection) -> str:
     """The digest of the prompt, 32 hexadecimal digits: the same on each wire that brings the same instructions."""
     turns = selection.turns
-    return (_short_print if len(turns) <= _TURNS else _print)(selection.system, selection.schema, turns)
+    short = len(turns) <= _TURNS and all(len(role) <= _ROLE for role, _ in turns)
+    return (_short_print if short else _print)(selection.system, selection.schema, turns)
 
 
 @lru_cache(maxsize=128)
@@ -161,7 +163,7 @@ def _taken(value: Any, path: tuple[str, ...]) -> Any:
 
 
 def _schema_digest(call: Call) -> str:
-    if len(call.schema) <= _CACHED:
+    if len(call.schema) + sum(map(len, call.options or ())) <= _CACHED:
         return _short_schema(call.schema, call.options)
     return _schema(call.schema, call.options)
 

@@ -27,6 +27,7 @@ from tracer.gateway.settings import GatewayConfig, Upstream
 from tracer.gateway.tasks import Accepted, TaskSet
 from tracer.gateway.telemetry import Telemetry
 from tracer.gateway.upstream import Chain, Client, Timeouts, Watch
+from tracer.gateway.watching import Watched, WatchQueue
 from tracer.serving.coins import Rng
 from tracer.types import Usage
 
@@ -37,7 +38,6 @@ log = logging.getLogger("tracer.gateway")
 
 TEND_S = 30.0
 OFF = "OFF"
-_WATCHED = 1_000
 _RETIRE_S = 600.0
 _CONNECTIONS = 200
 _WORSE = ("closed", "half_open", "open")
@@ -164,7 +164,7 @@ class Gateway:
         self._reloading = asyncio.Lock()
         self._deaf: Callable[[], None] = lambda: None
         self._serving: Serving | None = None
-        self._watched: asyncio.Queue[tuple[Call, str | None, float, Usage | None]] = asyncio.Queue(_WATCHED)
+        self._watched = WatchQueue()
         self._work: set[asyncio.Task[None]] = set()
 
     @property
@@ -205,9 +205,8 @@ class Gateway:
         for task in tuple(self._work):
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
-        while not self._watched.empty():
-            call, output, at, usage = self._watched.get_nowait()
-            self.discovery.observe(call, output, at=at, usage=usage)
+        for one in self._watched.drain():
+            self.discovery.observe(one.call, one.output, at=one.at, usage=one.usage)
         await asyncio.to_thread(self._save)
         await asyncio.gather(*(asyncio.to_thread(line.close) for line in self.serving.lines.values()))
         if self._looks is not None:
@@ -236,9 +235,7 @@ class Gateway:
 
     def watch(self, call: Call, output: str | None, usage: Usage | None) -> None:
         """Let discovery see a call; one that finds no room is left out and counted."""
-        try:
-            self._watched.put_nowait((call, output, self.now(), usage))
-        except asyncio.QueueFull:
+        if not self._watched.put(Watched(call, output, self.now(), usage)):
             self.unwatched += 1
 
     def background(self, work: Awaitable[None]) -> None:
@@ -286,8 +283,8 @@ class Gateway:
 
     async def _discover(self) -> None:
         while True:
-            call, output, at, usage = await self._watched.get()
-            await asyncio.to_thread(self.discovery.observe, call, output, at=at, usage=usage)
+            one = await self._watched.get()
+            await asyncio.to_thread(self.discovery.observe, one.call, one.output, at=one.at, usage=one.usage)
 
     def _save(self) -> None:
         home: Path = self.serving.config.home
