@@ -23,11 +23,11 @@ from tracer.gateway.headers import Auth
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.metrics import Metrics
 from tracer.gateway.retrying import Retries
-from tracer.gateway.settings import GatewayConfig, Upstream
+from tracer.gateway.settings import GatewayConfig, TaskConfig, Upstream
 from tracer.gateway.tasks import Accepted, TaskSet
 from tracer.gateway.telemetry import Telemetry
 from tracer.gateway.upstream import Chain, Client, Timeouts, Watch
-from tracer.gateway.watching import Watched, WatchQueue
+from tracer.gateway.watching import Watched, WatchQueue, masked
 from tracer.serving.coins import Rng
 from tracer.types import Usage
 
@@ -206,7 +206,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
         for one in self._watched.drain():
-            self.discovery.observe(one.call, one.output, at=one.at, usage=one.usage)
+            self._observe(one)
         await asyncio.to_thread(self._save)
         await asyncio.gather(*(asyncio.to_thread(line.close) for line in self.serving.lines.values()))
         if self._looks is not None:
@@ -233,9 +233,12 @@ class Gateway:
             else:
                 switch.unlink(missing_ok=True)
 
-    def watch(self, call: Call, output: str | None, usage: Usage | None) -> None:
-        """Let discovery see a call; one that finds no room is left out and counted."""
-        if not self._watched.put(Watched(call, output, self.now(), usage)):
+    def watch(self, call: Call, output: str | None, usage: Usage | None, task: TaskConfig | None = None) -> None:
+        """Let discovery see a call, unless its task keeps no texts; one that finds no room is left out and counted."""
+        if task is not None and task.capture != "full":
+            return
+        redact = () if task is None else task.redact
+        if not self._watched.put(Watched(call, output, self.now(), usage, redact)):
             self.unwatched += 1
 
     def background(self, work: Awaitable[None]) -> None:
@@ -283,8 +286,10 @@ class Gateway:
 
     async def _discover(self) -> None:
         while True:
-            one = await self._watched.get()
-            await asyncio.to_thread(self.discovery.observe, one.call, one.output, at=one.at, usage=one.usage)
+            await asyncio.to_thread(self._observe, await self._watched.get())
+
+    def _observe(self, one: Watched) -> None:
+        self.discovery.observe(*masked(one), at=one.at, usage=one.usage)
 
     def _save(self) -> None:
         home: Path = self.serving.config.home

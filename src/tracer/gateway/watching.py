@@ -8,6 +8,7 @@ from dataclasses import replace
 from sys import getsizeof
 from typing import NamedTuple
 
+from tracer.gateway import patterns
 from tracer.gateway.calls import Call
 from tracer.gateway.discovery import is_watchable
 from tracer.types import Usage
@@ -19,12 +20,27 @@ _EACH = 1_000
 
 
 class Watched(NamedTuple):
-    """A call with the output that came, at a time in epoch seconds."""
+    """A call with the output that came, at a time in epoch seconds; ``redact`` are the patterns that its task masks."""
 
     call: Call
     output: str | None
     at: float
     usage: Usage | None
+    redact: tuple[str, ...] = ()
+
+
+def masked(one: Watched) -> tuple[Call, str | None]:
+    """The call and the output with all masked that its task masks: what recurs in them is kept.
+
+    Other turns than the last user's are kept as digests alone, which masks would make those of another prompt.
+    """
+    if not one.redact:
+        return one.call, one.output
+    turns = list(one.call.messages)
+    for i in [i for i, turn in enumerate(turns) if turn.role == "user"][-1:]:
+        turns[i] = replace(turns[i], text=patterns.masked(turns[i].text, one.redact))
+    output = None if one.output is None else patterns.masked(one.output, one.redact)
+    return replace(one.call, messages=tuple(turns)), output
 
 
 class WatchQueue:
