@@ -38,6 +38,8 @@ log = logging.getLogger("tracer.gateway")
 _ANY: tuple[tuple[str | None, str | None], ...] = ((None, None),)
 _LIKES = _TEACHERS = 16
 _LIKE_BYTES = 64 * 1024
+_LONGEST_NAME = 200
+"""Of a teacher whose price is known: looking for one takes time that grows with its name, which callers choose."""
 _UNTOLD = 100
 """Tallies that wait for a store that is down; then the oldest are dropped."""
 _LAST_S = 5.0
@@ -142,6 +144,8 @@ class TaskLine:
 
     def learn(self, teacher: str, usage: Usage) -> None:
         """Take a call of the teacher into the mean of its tokens."""
+        if len(teacher) > _LONGEST_NAME:
+            return
         new = (float(usage.input_tokens), float(usage.output_tokens))
         known = self._costs.get(teacher)
         if known is None:
