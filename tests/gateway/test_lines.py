@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.serving import settings
+from tracer.cost import Price, price_of
 from tracer.gateway import lines
 from tracer.gateway.config import parse
 from tracer.gateway.lines import TaskLine
@@ -15,8 +16,12 @@ from tracer.types import Usage
 
 def test_a_name_that_no_price_list_has_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    known = lines.price_of
-    monkeypatch.setattr(lines, "price_of", lambda model: asked.append(model) or known(model))
+
+    def price(model: str) -> Price | None:
+        asked.append(model)
+        return price_of(model)
+
+    monkeypatch.setattr(lines, "price_of", price)
     config = parse(settings("http://127.0.0.1:1", tmp_path), {})
     line = TaskLine(config, config.tasks[0])
     for name in ("gpt-4o-mini", "x" * 400_000, "no-such-model"):
