@@ -73,7 +73,7 @@ def test_from_the_first_call_to_the_loop(messages: Dataset, postgres: str, tmp_p
             assert loop.poll() is None
             assert not (task / METRICS).exists()
             # As docs/deployment.md says, with settings that so few traces allow.
-            fit = [*TRACER, "fit", "--home", str(task), "--task", "desk", "--target", "0.8", "--features", "lexical"]
+            fit = [*TRACER, "fit", "--home", str(task), "--target", "0.8", "--features", "lexical"]
             done = subprocess.run(fit, env=environ, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
             assert done.returncode == 0, done.stdout + done.stderr
             assert PolicyRegistry(task).active_version() == "v0001"

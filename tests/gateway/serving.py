@@ -93,6 +93,7 @@ def serve(
     *,
     reader: Callable[[], str] | None = None,
     environ: Mapping[str, str] | None = None,
+    start_s: float = 10.0,
     **given: Any,
 ) -> Iterator[Served]:
     """Run a gateway on a free port until the block ends; then it has drained. ``environ`` holds its secrets."""
@@ -101,7 +102,7 @@ def serve(
     running = server(gateway, "127.0.0.1", 0)
     thread = threading.Thread(target=lambda: asyncio.run(running.serve()), daemon=True)
     thread.start()
-    for _ in range(1000):
+    for _ in range(round(100 * start_s)):
         if running.started or not thread.is_alive():
             break
         threading.Event().wait(0.01)

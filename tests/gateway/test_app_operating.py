@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ from tracer.gateway.app import server
 from tracer.gateway.auth import Bucket
 from tracer.gateway.config import parse
 from tracer.gateway.serving import Gateway
+from tracer.policies.policy import Policy
 from tracer.policies.registry import PolicyRegistry
 from tracer.policies.serving_settings import ServingSettings
 from tracer.traces.store import TraceStore
@@ -358,3 +360,28 @@ def test_sigterm_ends_what_runs_and_writes_what_waits(known: Known, tmp_path: Pa
         assert set(known.left[:4]) <= texts
         assert sum(row.n for row in store.traffic()) == 5
     assert PolicyRegistry(home).active_version() == "v0001"
+
+
+def test_no_request_waits_while_a_policy_is_loaded(
+    known: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(known.home, tmp_path, PLAIN)
+    text, loading, go_on = next(iter(known.handled)), threading.Event(), threading.Event()
+    load = PolicyRegistry.load
+
+    def slow(self: PolicyRegistry, version: str | None = None) -> Policy:
+        loading.set()
+        assert go_on.wait(20)
+        return load(self, version)
+
+    with Standin() as api, serve(settings(api.url, tmp_path), tmp_path) as served:
+        registry = PolicyRegistry(served.task)
+        registry.save(load(registry))
+        assert decision(served, text) == "handled"
+        monkeypatch.setattr(PolicyRegistry, "load", slow)
+        registry.activate("v0002")
+        assert loading.wait(20)
+        for _ in range(5):
+            assert served.post(asked(text)).headers["x-tracer-policy"] == "v0001"
+        go_on.set()
+        assert until(lambda: served.post(asked(text)).headers["x-tracer-policy"] == "v0002")

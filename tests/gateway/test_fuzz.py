@@ -87,15 +87,66 @@ CLOSE = b"connection: close"
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(max_size=8),
-    st.sampled_from(["user", "system", "assistant", "text", "json_schema", "function", "choice", "\x00", "\ud800", MODEL,
-                     "desk", "enum", "input_text", "message", "content", "true"]),
+    st.sampled_from(["user", "system", "assistant", "text", "json_schema", "function", "choice", "\x00", "\ud800",
+                     MODEL, "desk", "enum", "input_text", "message", "content", "true"]),
 )  # fmt: skip
 KEYS = st.sampled_from(
-    "model messages role content text type input instructions system max_tokens max_completion_tokens n stop stream "
-    "stream_options include_usage tools tool_choice function name parameters properties enum required response_format "
-    "json_schema schema strict format output_config metadata questions choices value criteria state task texts "
-    "embedding fallback logit_bias guided_choice temperature about data const anyOf $ref additionalProperties "
-    "thinking seed user store modalities".split()
+    [
+        "model",
+        "messages",
+        "role",
+        "content",
+        "text",
+        "type",
+        "input",
+        "instructions",
+        "system",
+        "max_tokens",
+        "max_completion_tokens",
+        "n",
+        "stop",
+        "stream",
+        "stream_options",
+        "include_usage",
+        "tools",
+        "tool_choice",
+        "function",
+        "name",
+        "parameters",
+        "properties",
+        "enum",
+        "required",
+        "response_format",
+        "json_schema",
+        "schema",
+        "strict",
+        "format",
+        "output_config",
+        "metadata",
+        "questions",
+        "choices",
+        "value",
+        "criteria",
+        "state",
+        "task",
+        "texts",
+        "embedding",
+        "fallback",
+        "logit_bias",
+        "guided_choice",
+        "temperature",
+        "about",
+        "data",
+        "const",
+        "anyOf",
+        "$ref",
+        "additionalProperties",
+        "thinking",
+        "seed",
+        "user",
+        "store",
+        "modalities",
+    ]
 )
 trees = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
@@ -107,9 +158,12 @@ def whole(path: str) -> dict[str, Any]:
     text = json.dumps({"text": "where is my order", "about": 5})
     by_path: dict[str, dict[str, Any]] = {
         "/v1/responses": {"model": MODEL, "instructions": SYSTEM, "input": [{"role": "user", "content": text}]},
-        "/v1/messages": {"model": MODEL, "max_tokens": 50, "system": SYSTEM, "messages": [{"role": "user", "content": text}]},
-        "/v1/decisions": {"model": MODEL, "input": text, "questions": [{"type": "choice", "name": "desk", "choices": [{"value": "billing"}, {"value": "sales"}]}]},
-        "/v1/systemone": {"model": MODEL, "state": text, "questions": {"desk": {"type": "choice", "criteria": {"billing": "b", "sales": "s"}}}},
+        "/v1/messages": {"model": MODEL, "max_tokens": 50, "system": SYSTEM,
+                         "messages": [{"role": "user", "content": text}]},
+        "/v1/decisions": {"model": MODEL, "input": text, "questions": [
+            {"type": "choice", "name": "desk", "choices": [{"value": "billing"}, {"value": "sales"}]}]},
+        "/v1/systemone": {"model": MODEL, "state": text, "questions": {
+            "desk": {"type": "choice", "criteria": {"billing": "b", "sales": "s"}}}},
         "/v1/classify": {"task": "desk", "text": "where is my order"},
         "/v1/classify/batch": {"task": "desk", "texts": ["where is my order"]},
     }  # fmt: skip
@@ -197,8 +251,10 @@ def test_heads_that_are_odd(served: Served, n_examples: int) -> None:
     @eager(n_examples)
     @given(
         headers=st.lists(tracer, max_size=4),
-        path=st.sampled_from([CHAT, "/v1/classify", "/v1/files/x", "/health", "/admin/tasks", "/v1//a", "/v1/%00", "/%ff",
-                              "*", "http://other/v1/models", "/v1/models?" + "a" * 9_000, "//v1/models", "/v1/../admin"]),
+        path=st.sampled_from([CHAT, "/v1/classify", "/v1/files/x", "/health", "/admin/tasks", "/v1//a", "/v1/%00",
+                              "/%ff", "*", "http://other/v1/models", "/v1/models?" + "a" * 9_000, "//v1/models",
+                              "/v1/../admin", "/", "/login", "/tasks/desk", "/tasks/%00/promote", "/off", "/logout",
+                              "/assets/x/y", "/openapi.json"]),
         method=st.sampled_from([b"POST", b"GET", b"HEAD", b"OPTIONS", b"PUT", b"TRACE", b"CONNECT", b"NONE", b"get"]),
         version=st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/0.9"]),
     )  # fmt: skip

@@ -54,3 +54,13 @@ def test_in_pieces() -> None:
 def test_no_label_no_warning() -> None:
     assert list(TeacherLabels().warnings()) == []
     assert list(TeacherLabels().fold([(1, Trace("a", "x", "card"))], NAMES).warnings()) == []
+
+
+def test_labels_that_were_counted_elsewhere_say_the_same() -> None:
+    first, then = traces("card", "crypto", "x"), traces("crypto", FAILED, "fees", "crypto", "y", start=4)
+    at = {number: trace.time for number, trace in then}
+    rows = [("y", 1, 8, at[8]), (FAILED, 1, 5, at[5]), ("fees", 1, 6, at[6]), ("crypto", 2, 4, at[4])]
+    before = TeacherLabels().fold(first, NAMES)
+    assert before.plus(rows, NAMES) == before.fold(then, NAMES)
+    names = [(f"made up {i}", 1, i, NOON) for i in range(MOST_UNKNOWN + 5)]
+    assert len(TeacherLabels().plus(names, NAMES).unknown) == MOST_UNKNOWN

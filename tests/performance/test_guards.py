@@ -6,6 +6,7 @@ Whatever makes one of these fail makes the product slower on every machine.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tracer import flywheel, pipeline
+from tracer import data, flywheel, pipeline
 from tracer.config import FitConfig
 from tracer.features import lexical as lexical_module
 from tracer.features.lexical import LexicalFeatures, count_ngrams
@@ -127,6 +128,36 @@ print(json.dumps([answer.reason, sorted(heavy & {{name.split(".")[0] for name in
     reason, loaded = json.loads(done.stdout)
     assert reason in ("handled", "below_threshold", "novel")
     assert loaded == []
+
+
+def test_a_gateway_starts_without_the_training_side(fitted: tuple[Path, Certified], tmp_path: Path) -> None:
+    shutil.copytree(fitted[0], tmp_path / "tasks" / "desk")
+    config = tmp_path / "tracer.yaml"
+    upstream = "upstreams: {main: {base_url: 'http://127.0.0.1:9/v1'}}"
+    config.write_text(f"home: {tmp_path}\n{upstream}\ntasks: {{desk: {{match: {{models: [desk]}}, mode: live}}}}\n")
+    code = f"""
+import json, sys
+import uvicorn
+text = {next(iter(data.northlight().texts or ()))!r}
+
+def run(server):
+    gateway = server.config.app.plane.app._gateway
+    assert gateway.serving.lines["desk"].router.route(text).policy == "v0001"
+    json.dump(sorted(sys.modules), sys.stdout)
+    server.started = True
+
+uvicorn.Server.run = run
+sys.argv = ["tracer", "serve", "--config", {str(config)!r}]
+from tracer.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = set(json.loads(done.stdout))
+    assert {"numpy", "sqlalchemy", "tracer.gateway.app"} <= loaded
+    heavy = {"scipy", "sklearn", "pandas", "pyarrow", "torch", "onnxruntime", "threadpoolctl", "safetensors", "jinja2"}
+    assert not heavy & {name.split(".")[0] for name in loaded}
+    assert not {"tracer.pipeline", "tracer.explanations", "tracer.reporting", "tracer.learning.crossfit"} & loaded
 
 
 def made(shop: Workshop, name: str) -> Policy:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +14,8 @@ from tracer.cli import options
 from tracer.cli.common import errors_as_exits, escape, out, print_json
 from tracer.errors import MissingExtraError
 
+_WRITING_S = 20.0
+"""Seconds that a worker has, once its requests are over, to write what waits."""
 Config = Annotated[Path, typer.Option("--config", "-c", help="The gateway's settings.")]
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -21,6 +25,9 @@ def serve(
     config: Config = Path("tracer.yaml"),
     host: Annotated[str | None, typer.Option(help="Address to listen on, instead of listen.host.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on, instead of listen.port.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Processes that answer, instead of listen.workers.")
+    ] = None,
     log_level: Annotated[LogLevel | None, typer.Option(help="Instead of log_level.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the settings, print them and stop.")] = False,
 ) -> None:
@@ -28,6 +35,7 @@ def serve(
     with errors_as_exits():
         try:
             from tracer.gateway import app, auth, logs, serving, telemetry
+            from tracer.gateway import workers as pool
             from tracer.gateway.config import load
         except ImportError as error:
             raise _missing(error) from error
@@ -41,10 +49,29 @@ def serve(
             print_json(known.redacted())
             return
         logs.log_as_json(log_level or known.log_level)
-        gateway = serving.Gateway(known, reader=lambda: load(config, os.environ), path=config)
-        server = app.server(gateway, at, known.listen.port if port is None else port)
+        place = pool.Place.found(os.environ)
+        n = place.n if place is not None else workers or known.listen.workers
+        at_port = known.listen.port if port is None else port
+        if place is None and n > 1:
+            serving.Chains(known)  # what is wrong with the settings shows here, once
+            sockets = pool.bound(at, at_port, n)
+            command = (sys.executable, "-P", "-m", "tracer.cli", *sys.argv[1:])
+            raise typer.Exit(pool.Supervisor(command, sockets, grace_s=app.DRAIN_S + _WRITING_S).run())
+        gateway = serving.Gateway(
+            pool.shared_out(known, n),
+            reader=lambda: pool.shared_out(load(config, os.environ), n),
+            path=config,
+            pool=place.pool() if place is not None else None,
+        )
+        server = app.server(gateway, at, at_port)
         gateway.open()
-        server.run()
+        gc.collect()
+        gc.freeze()  # what was loaded stays: no collection need look at it again
+        if place is None:
+            server.run()
+        else:
+            place.orphaned(lambda: setattr(server, "should_exit", True))
+            server.run([place.listening()])
         if not server.started:
             raise typer.Exit(1)
 

@@ -6,6 +6,7 @@ A fit without words of its own holds to it, and an update holds to it in place o
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -41,8 +42,10 @@ class Goals:
 
     def write(self, home: Path) -> None:
         """Write ``goals.json`` atomically, where it says something else."""
-        if Goals.read(home) != self:
-            storage.write_atomic(home / FILE, json.dumps(asdict(self), indent=1).encode())
+        with suppress(ConfigError):  # a damaged file is written anew
+            if Goals.read(home) == self:
+                return
+        storage.write_atomic(home / FILE, json.dumps(asdict(self), indent=1).encode())
 
     @classmethod
     def read(cls, home: Path) -> Goals | None:

@@ -18,6 +18,7 @@ from tracer.gateway.auth import UncheckedError, source_of
 from tracer.gateway.codecs.bodies import read_object
 from tracer.gateway.discovery import stored
 from tracer.gateway.lines import TaskLine
+from tracer.gateway.pages.routes import report_page
 from tracer.gateway.reading import TooLargeError, read_body
 from tracer.gateway.relaying import ClientGoneError
 from tracer.gateway.serving import OFF, Gateway
@@ -45,6 +46,7 @@ class Admin:
             Route(f"{one}/promote", self._guarded(self._promote), methods=["POST"]),
             Route(f"{one}/rollback", self._guarded(self._rollback), methods=["POST"]),
             Route(f"{one}/pause", self._guarded(self._pause), methods=["POST"]),
+            Route("/admin/report/{task}", self._guarded(self._report), methods=["GET"]),
             Route("/admin/off", self._guarded(self._off), methods=["POST"]),
             Route("/admin/reload", self._guarded(self._reload), methods=["POST"]),
         ]
@@ -54,7 +56,8 @@ class Admin:
             if (refusal := await self._refusal(request)) is not None:
                 return refusal
             try:
-                return JSONResponse(await work(request))
+                found = await work(request)
+                return found if isinstance(found, Response) else JSONResponse(found)
             except (KeyError, TooLargeError, TracerError, OSError, ClientGoneError) as error:
                 return _answer_to(error)
 
@@ -75,11 +78,18 @@ class Admin:
 
     async def _proposals(self, _: Request) -> Any:
         home: Path = self._gateway.serving.config.home
-        await self._gateway.tend()
+        await self._gateway.write()
         return {"proposals": [found.as_dict() for found in await asyncio.to_thread(stored, home)]}
 
     async def _policies(self, request: Request) -> Any:
         return await asyncio.to_thread(_policies, self._line(request))
+
+    async def _report(self, request: Request) -> Any:
+        report = await self._gateway.report(self._line(request))
+        assert report is not None  # noqa: S101 - waited for without end
+        accepted = request.headers.get("accept", "")
+        wants_page = "text/html" in accepted and "application/json" not in accepted.partition("text/html")[0]
+        return report_page(report) if wants_page else report.facts
 
     async def _promote(self, request: Request) -> Any:
         asked, line = await _asked(request), self._line(request)
@@ -139,12 +149,28 @@ def _state(line: TaskLine) -> dict[str, Any]:
         "mode": "observe" if task.mode == "observe" else settings.mode,
         "share": settings.share,
         "audit_rate": settings.audit_rate,
-        "policy": PolicyRegistry(line.home).active_version(),
+        "policy": _active(line),
         "off": (line.home / OFF).exists(),
         "broken": line.broken,
         "decisions": line.router.counts,
-        "traces": {**counts, "pending": line.recorder.pending, "stored": line.store.count()},
+        "traces": {**counts, "pending": line.recorder.pending, "stored": _stored(line)},
     }
+
+
+def _active(line: TaskLine) -> str | None:
+    """The version that the home names, else the one that is served: a damaged home must not hide the other tasks."""
+    try:
+        return PolicyRegistry(line.home).active_version()
+    except (TracerError, OSError):
+        return line.policy.version if line.policy is not None else None
+
+
+def _stored(line: TaskLine) -> int | None:
+    """Traces of the task, None while the store cannot be read."""
+    try:
+        return line.store.count()
+    except StoreError:
+        return None
 
 
 def _policies(line: TaskLine) -> dict[str, Any]:

@@ -104,9 +104,12 @@ def parse(content: str, environ: Mapping[str, str], *, source: str = "tracer.yam
 
 
 def _listen(node: Node | None) -> Listen:
-    at = node.mapping("listen", ("host", "port")) if node is not None else {}
-    host = at["host"].text() if "host" in at else Listen().host
-    return Listen(host, at["port"].integer(0, 65535) if "port" in at else Listen().port)
+    at = node.mapping("listen", ("host", "port", "workers")) if node is not None else {}
+    given: dict[str, Any] = {"host": at["host"].text()} if "host" in at else {}
+    for key, low, high in (("port", 0, 65535), ("workers", 1, 256)):
+        if key in at:
+            given[key] = at[key].integer(low, high)
+    return Listen(**given)
 
 
 def _database(node: Node | None, environ: Mapping[str, str]) -> Secret | None:

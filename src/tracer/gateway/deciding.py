@@ -70,7 +70,9 @@ async def decide(
 
 async def _routed(line: TaskLine, text: str, version: str | None) -> Verdict:
     try:
-        if line.embeds or len(text) > _LONG:
+        if line.embeds:
+            answer = await line.router.aroute(text)
+        elif len(text) > _LONG:
             answer = await asyncio.to_thread(line.router.route, text)
         else:
             answer = line.router.route(text)

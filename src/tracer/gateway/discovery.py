@@ -34,7 +34,6 @@ from tracer.gateway.calls import Call
 from tracer.gateway.proposals import Evidence, Proposal, common_start
 from tracer.gateway.selecting import Selection, digest_of, fingerprint, select, template
 from tracer.gateway.settings import InputSelector
-from tracer.stats import binomial
 from tracer.types import Usage
 
 DISCOVERED = "discovered.json"
@@ -138,6 +137,8 @@ class _Group:
     def _look(self) -> None:
         """Test the calls since the last look, and begin anew with all outputs seen by now."""
         if self.look:
+            from tracer.stats import binomial  # with scipy, which no start need wait for
+
             level = LEVEL * 6 / (math.pi * self.look) ** 2
             p = float(binomial.p_value(self.n_outside, self.n // 2, 1 - UNSEEN))
             self.passed = p <= level

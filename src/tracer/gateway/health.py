@@ -45,13 +45,11 @@ class Health:
         return JSONResponse(told)
 
     async def _metrics(self, request: Request) -> Response:
-        metrics, serving = self._gateway.metrics, self._gateway.serving
+        gate = self._gateway.serving.gate
         try:
-            shown = await serving.gate.token("metrics", dict(request.headers), source_of(request.scope))
+            shown = await gate.token("metrics", dict(request.headers), source_of(request.scope))
         except UncheckedError:
             return JSONResponse({"error": {"message": "too many unknown tokens"}}, status_code=429)
         if shown is False:
             return JSONResponse({"error": {"message": "the token of metrics was not shown"}}, status_code=401)
-        metrics.upstreams.states(serving.chains.breakers)
-        content = metrics.exposition(serving.lines.values())
-        return Response(content, media_type=CONTENT_TYPE_LATEST)
+        return Response(await self._gateway.exposition(), media_type=CONTENT_TYPE_LATEST)

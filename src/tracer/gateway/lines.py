@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from tracer import storage
 from tracer.cost import Price, call_usd, price_of
-from tracer.errors import TracerError
+from tracer.errors import ConfigError, StoreError, TracerError
 from tracer.features.dense import checked
 from tracer.features.sources import embedder_from_name
 from tracer.flywheel.goals import Goals
@@ -40,9 +40,10 @@ _LIKES = _TEACHERS = 16
 _LIKE_BYTES = 64 * 1024
 _LONGEST_NAME = 200
 """Of a teacher whose price is known: looking for one takes time that grows with its name, which callers choose."""
-_UNTOLD = 100
-"""Tallies that wait for a store that is down; then the oldest are dropped."""
 _LAST_S = 5.0
+"""How long the last tallies may take."""
+_PATIENCE_S = 10.0
+"""How long a store is waited for; the recorder tries again, and longer waits would hold up a stop."""
 _DECAY = 0.01
 """Weight of the newest call in the running means of tokens."""
 
@@ -57,25 +58,39 @@ class _Cost:
 class TaskLine:
     """One task: ``router`` decides in caller-asks-the-teacher mode, ``recorder`` writes to ``store``.
 
-    For one event loop; what reads or writes files (`tend`, `close`) runs in threads.
+    For one event loop; what reads or writes files (`look`, `tend`, `close`) runs in threads.
     """
 
     def __init__(self, config: GatewayConfig, task: TaskConfig, *, rng: Rng | None = None) -> None:
         self.task, self.home = task, config.task_home(task.name)
-        self.home.mkdir(parents=True, exist_ok=True)
-        self._rng = rng
+        self._config, self._rng = config, rng
         self.goals = goals_of(config, task)
-        prepare(self.home, task, self.goals)
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            prepare(self.home, task, self.goals)
+        except OSError as error:
+            raise ConfigError(f"task {task.name}: {self.home} cannot be written ({error.strerror})") from error
         self.broken = False
         self._accepted: tuple[Policy | None, Collection[tuple[str | None, str | None]]] = (None, _ANY)
         self.router = self._router()
         self._embedder = embedder_from_name(task.embedder) if task.capture == "features" and task.embedder else None
-        self.store = _store(config, task, self.home)
+        self._store: TraceStore | None = None
+        self._opening, self._tending = threading.Lock(), threading.Lock()
+        try:
+            self._open(_PATIENCE_S)
+        except StoreError as error:
+            # Requests must go on without it: traces wait, and whoever writes them tries again.
+            log.warning("the store of task %s cannot be opened yet: %s", task.name, error)
         self.recorder = BatchRecorder(self._write, max_queue=config.limits.queue)
+        self._tally: Tally | None = None
         self.calls = OpenCalls(self.home, task.label_wait_s, on_disk=task.capture != "features")
-        self._untold: list[Tally] = []
         self._costs: OrderedDict[str, _Cost] = OrderedDict()
         self._likes: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+
+    @property
+    def store(self) -> TraceStore:
+        """Where traces go; opened now where it could not be before. Raises StoreError where it still cannot."""
+        return self._open(_PATIENCE_S)
 
     @property
     def policy(self) -> Policy | None:
@@ -174,18 +189,16 @@ class TaskLine:
             if len(self._likes) > _LIKES:
                 self._likes.popitem(last=False)
 
+    def look(self) -> None:
+        """Take up another policy or other settings where they are in force; no request waits for that."""
+        self.router.refresh()
+
     def tend(self) -> None:
         """Write the tallies; load the policy again where it could not be loaded. Raises StoreError."""
         if self.broken:
             self.router = self._router()
-        while (tally := self.router.take_tally()) is not None:
-            self._untold.append(tally)
-        del self._untold[:-_UNTOLD]
-        while self._untold:
-            tally = self._untold[0]
-            facts = cast(dict[str, Any], tally.facts)
-            self.store.tally(tally.policy, tally.started.timestamp(), tally.seconds, tally.n, facts)
-            del self._untold[0]
+        with self._tending:
+            self._write_tallies()
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Write what waits, and let go of the store; False where time ran out.
@@ -200,7 +213,8 @@ class TaskLine:
         if last.is_alive():
             log.warning("tallies of task %s are lost: the store takes none", self.task.name)
             return False  # the thread lets go of the store, where it still comes to that
-        self.store.close()
+        if self._store is not None:
+            self._store.close()
         return done
 
     def _last(self) -> None:
@@ -209,10 +223,23 @@ class TaskLine:
         except TracerError as error:
             log.warning("tallies of task %s are lost: %s", self.task.name, type(error).__name__)
 
+    def _write_tallies(self) -> None:
+        while (tally := self._tally or self.router.take_tally()) is not None:
+            self._tally = tally  # until it is written
+            facts = cast(dict[str, Any], tally.facts)
+            self.store.tally(tally.policy, tally.started.timestamp(), tally.seconds, tally.n, facts)
+            self._tally = None
+
+    def _open(self, wait_s: float) -> TraceStore:
+        with self._opening:
+            if self._store is None:
+                self._store = _store(self._config, self.task, self.home, wait_s)
+            return self._store
+
     def _router(self) -> Router:
         try:
-            router = Router.load(self.home, rng=self._rng)
-        except TracerError as error:
+            router = Router.load(self.home, rng=self._rng, reload_s=None)
+        except (TracerError, OSError) as error:
             # The teacher answers meanwhile: a policy that cannot be loaded must not take the service down.
             log.warning("the policy of task %s cannot be loaded: %s", self.task.name, type(error).__name__)
             self.broken = True
@@ -246,9 +273,20 @@ def prepare(home: Path, task: TaskConfig, goals: Goals) -> None:
         ServingSettings(task.mode, task.share, task.audit_rate).write(home)
 
 
-def _store(config: GatewayConfig, task: TaskConfig, home: Path) -> TraceStore:
-    settings = Settings.read(home)
+def _store(config: GatewayConfig, task: TaskConfig, home: Path, wait_s: float) -> TraceStore:
+    """Where the home's settings say; else where the config does. Raises ConfigError where the two are at odds."""
+    try:
+        settings = Settings.read(home)
+    except (ConfigError, OSError) as error:
+        raise StoreError(f"where traces of {home} go cannot be told: {error}") from error
+    if config.database is None and settings is not None and settings.store == "postgresql":
+        raise ConfigError(f"task {task.name}: the traces of {home} are in PostgreSQL: set database")
     if config.database is None or (settings is not None and settings.store == "sqlite"):
-        return TraceStore.open(home, task=settings.task if settings is not None else "default")
-    name = settings.task if settings is not None else task.name
-    return TraceStore.open(config.database.reveal(), task=name, copy=home / COPY)
+        store = TraceStore.open(home, task=settings.task if settings is not None else "default", wait_s=wait_s)
+    else:
+        name = settings.task if settings is not None else task.name
+        store = TraceStore.open(config.database.reveal(), task=name, copy=home / COPY, wait_s=wait_s)
+    if settings is not None and settings.store_id not in ("", store.store_id):
+        store.close()
+        raise StoreError(f"{store.url}: is another trace store than the one that {home} was fitted on")
+    return store

@@ -23,17 +23,19 @@ class JsonLines(logging.Formatter):
         """The line of a record."""
         ours = record.name.partition(".")[0] in _OURS
         message = record.getMessage() if ours else str(record.msg).partition("\n")[0]
-        facts = {"time": datetime.fromtimestamp(record.created, UTC).isoformat(), "level": record.levelname.lower()}
+        time = datetime.fromtimestamp(record.created, UTC).isoformat()
+        if record.name == REQUESTS:  # its message is JSON already
+            return f'{{"time": "{time}", "level": "{record.levelname.lower()}", {message[1:]}'
+        facts = {"time": time, "level": record.levelname.lower()}
         if record.exc_info is not None and record.exc_info[0] is not None:
             facts["error"] = record.exc_info[0].__name__
-        if record.name == REQUESTS:
-            return f"{json.dumps(facts)[:-1]}, {message[1:]}"  # it is JSON already
         return json.dumps(facts | {"event": record.name, "message": message})
 
 
 def log_as_json(level: str) -> None:
     """Log this process to standard error; ``level`` is Tracer's and the server's, others tell warnings alone."""
     # What no line shows need not be found out for each (logging HOWTO, "Optimization").
+    logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())

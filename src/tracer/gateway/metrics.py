@@ -55,7 +55,7 @@ class Metrics:
         live = {
             "agreement": (
                 "tracer_live_agreement",
-                "Share of the policy's handled audits that the teacher agrees with.",
+                "Share of handled audits that the teacher agrees with.",
             ),
             "lower": ("tracer_live_agreement_lower", "Its lower bound, right at all times at once."),
             "upper": ("tracer_live_agreement_upper", "Its upper bound, right at all times at once."),

@@ -22,6 +22,7 @@ from tracer.gateway.discovery import Discovery
 from tracer.gateway.headers import Auth
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.metrics import Metrics
+from tracer.gateway.pooling import Pool
 from tracer.gateway.retrying import Retries
 from tracer.gateway.settings import GatewayConfig, TaskConfig, Upstream
 from tracer.gateway.tasks import Accepted, TaskSet
@@ -33,11 +34,14 @@ from tracer.types import Usage
 
 if TYPE_CHECKING:
     from tracer.gateway.pages.looks import Look, Looks
+    from tracer.gateway.pages.reports import Report, Reports
 
 log = logging.getLogger("tracer.gateway")
 
 TEND_S = 30.0
 OFF = "OFF"
+_LOOK_S = 0.5
+_SHARE_S = 1.0
 _RETIRE_S = 600.0
 _CONNECTIONS = 200
 _WORSE = ("closed", "half_open", "open")
@@ -150,13 +154,15 @@ class Gateway:
         now: Callable[[], float] = time.time,
         rng: Rng | None = None,
         tend_s: float = TEND_S,
+        pool: Pool | None = None,
     ) -> None:
         self._first, self._reader, self._path, self._rng, self._tend_s = config, reader, path, rng, tend_s
-        self.clock, self.now = clock, now
+        self.clock, self.now, self._pool = clock, now, pool
         self.metrics, self.discovery = Metrics(), Discovery()
         self.admission = Admission(self.metrics.upstreams)
         self.telemetry: Telemetry | None = None
         self._looks: Looks | None = None
+        self._reports: Reports | None = None
         self.ready = False
         self.outdated = False
         """Whether the config was to be read again and could not be used: an older one is in force."""
@@ -190,12 +196,15 @@ class Gateway:
         await asyncio.to_thread(self.open)
         if self._first.telemetry.enabled and self.telemetry is None:
             self.telemetry = await asyncio.to_thread(Telemetry.start, self._first.telemetry)
+        if self._pool is not None:
+            self.background(self._share(self._pool))
+        self.background(self._look())
         self.background(self._every())
         self.background(self._discover())
         if self._reader is not None:
             self._deaf = reloading.on_hangup(self.background, self.reload)
         if self._path is not None and self._first.reload:
-            self.background(reloading.watched(self._path, self.reload))
+            self.background(reloading.watched(self._path, self._reload))  # each worker watches it
         self.ready = True
 
     async def stop(self) -> None:
@@ -211,12 +220,19 @@ class Gateway:
         await asyncio.gather(*(asyncio.to_thread(line.close) for line in self.serving.lines.values()))
         if self._looks is not None:
             self._looks.close()
+        if self._reports is not None:
+            await self._reports.close()
         await self.serving.chains.aclose()
         if self.telemetry is not None:
             await asyncio.to_thread(self.telemetry.close)
 
     async def reload(self) -> None:
-        """Take up the config file as it is now; on an error the old state goes on. Raises TracerError."""
+        """Take up the config file as it is now, in all workers; on an error the old goes on. Raises TracerError."""
+        await self._reload()
+        if self._pool is not None:
+            await asyncio.to_thread(self._pool.announce)
+
+    async def _reload(self) -> None:
         async with self._reloading:
             old, self.outdated = self.serving, True
             config = await asyncio.to_thread(self._reader) if self._reader is not None else old.config
@@ -248,7 +264,17 @@ class Gateway:
         task.add_done_callback(self._work.discard)
 
     async def tend(self) -> None:
-        """What is done every 30 seconds: tallies and discoveries are written."""
+        """What is done every 30 seconds: tallies and discoveries are written, and the audits looked at."""
+        await self.write()
+        try:
+            for look in await (await self.looks()).tend(tuple(self.serving.lines.values())):
+                self._tell(look)
+        except Exception as error:  # what cannot be read must not stop what is written
+            log.warning("the tasks could not be looked at: %s", type(error).__name__)
+            log.debug("the failure", exc_info=error)
+
+    async def write(self) -> None:
+        """Write tallies and discoveries."""
         for line in self.serving.lines.values():
             try:
                 await asyncio.to_thread(line.tend)
@@ -256,8 +282,6 @@ class Gateway:
             except TracerError as error:
                 log.warning("tallies of task %s wait: %s", line.task.name, type(error).__name__)
         await asyncio.to_thread(self._save)
-        for look in await (await self.looks()).tend(tuple(self.serving.lines.values())):
-            self._tell(look)
 
     async def looks(self) -> Looks:
         """What is known of the tasks, for people. Loaded when it is first wanted: no request is to wait for it."""
@@ -265,6 +289,17 @@ class Gateway:
             made = await asyncio.to_thread(_make_looks, self.now)
             self._looks = self._looks or made
         return self._looks
+
+    async def report(self, line: TaskLine, wait_s: float | None = None) -> Report | None:
+        """The report of a task's policy in force; None where it is not ready in ``wait_s`` seconds, and goes on.
+
+        Raises TracerError where no policy is in force, or no report can be made.
+        """
+        if self._reports is None:
+            self._reports = await asyncio.to_thread(_make_reports)
+        (look,) = await (await self.looks()).of([line])
+        database = self.config.database
+        return await self._reports.of(line, look, None if database is None else database.reveal(), wait_s)
 
     def _tell(self, look: Look) -> None:
         found = look.agreement
@@ -278,6 +313,33 @@ class Gateway:
                 found is not None and found.status == "alarm",
                 0 if found is None else len(found.warnings) + (found.status == "warn"),
             )
+
+    async def _look(self) -> None:
+        """Policies and settings are taken up beside the requests: loading takes longer than many of them."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for line in tuple(self.serving.lines.values()):
+                await asyncio.to_thread(line.look)
+
+    async def exposition(self) -> bytes:
+        """The metrics as Prometheus reads them, those of all workers."""
+        own = self._exposition()
+        return own if self._pool is None else await asyncio.to_thread(self._pool.merged, own)
+
+    def _exposition(self) -> bytes:
+        self.metrics.upstreams.states(self.serving.chains.breakers)
+        return self.metrics.exposition(self.serving.lines.values())
+
+    async def _share(self, pool: Pool) -> None:
+        """Tell the other workers one's numbers, and do what one of them was told to do."""
+        while True:
+            try:
+                await asyncio.to_thread(pool.publish, self._exposition())
+                if await asyncio.to_thread(pool.asked):
+                    await reloading.reload_logged(self._reload, "another worker was told to")
+            except (TracerError, OSError) as error:
+                log.warning("what the workers share cannot be used: %s", type(error).__name__)
+            await asyncio.sleep(_SHARE_S)
 
     async def _every(self) -> None:
         while True:
@@ -316,6 +378,12 @@ def _make_looks(now: Callable[[], float]) -> Looks:
     from tracer.gateway.pages.looks import Looks
 
     return Looks(now)
+
+
+def _make_reports() -> Reports:
+    from tracer.gateway.pages.reports import Reports
+
+    return Reports()
 
 
 def _settings(one: Upstream, model: str | None, most: int) -> upstreams.Upstream:

@@ -27,10 +27,11 @@ SPOKEN: Mapping[UpstreamKind, tuple[Wire, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where the gateway listens."""
+    """Where the gateway listens, and with how many processes."""
 
     host: str = "127.0.0.1"
     port: int = 4000
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ class Monitor:
     def intervals(
         self, n_disagreed: ArrayLike, n_handled: ArrayLike
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Bounds of a constant agreement after so many handled audits, right at all counts at once; arrays broadcast."""
+        """Bounds of a constant agreement after so many handled audits, right at all counts at once."""
         prior = (1.0, max(1.0 / self.allowed - 1.0, 0.5))
         low, high = confidence.constant_rate(n_disagreed, n_handled, self.config.level, prior)
         return 1.0 - high, 1.0 - low

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from tracer.certification.certificate import Certificate
 from tracer.errors import ConfigError
 from tracer.monitoring.tallies import Counts, Tally
-from tracer.monitoring.teachers import Labelled, TeacherLabels
+from tracer.monitoring.teachers import TeacherLabels
 from tracer.monitoring.warnings import Kind, Warning_
 from tracer.stats.sequences import Detector, after_block, known_to
+from tracer.types import Trace
 
 _DAY_S = 86_400.0
 _OTHER = "(other)"
@@ -172,7 +173,7 @@ class DriftState:
             previous=previous,
         )
 
-    def fold_labels(self, numbered: Iterable[tuple[int, Labelled]], names: Sequence[str]) -> DriftState:
+    def fold_labels(self, numbered: Iterable[tuple[int, Trace]], names: Sequence[str]) -> DriftState:
         """The state after more of the teacher's labels, of traces with their numbers; ``names``: the label space."""
         return replace(self, teacher=self.teacher.fold(numbered, names))
 

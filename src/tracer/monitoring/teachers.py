@@ -5,29 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from tracer.monitoring.warnings import Warning_
 from tracer.stats import binomial
-from tracer.types import FAILED
+from tracer.types import FAILED, Trace
 
 MOST_UNKNOWN = 100
 """Distinct unknown labels that are counted by name; a teacher that rambles makes up new ones for ever."""
 FAILURES = 0.01
 """A warning comes where more of the teacher's calls fail than this, beyond noise."""
 _LEVEL = 0.001
-
-
-class Labelled(Protocol):
-    """A trace, as far as the teacher's label goes."""
-
-    @property
-    def label(self) -> str:
-        """What the teacher said."""
-
-    @property
-    def time(self) -> datetime | None:
-        """When."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +37,7 @@ class TeacherLabels:
     first_failed: str | None = None
     unknown: Mapping[str, Unknown] = field(default_factory=dict)
 
-    def fold(self, numbered: Iterable[tuple[int, Labelled]], names: Sequence[str]) -> TeacherLabels:
+    def fold(self, numbered: Iterable[tuple[int, Trace]], names: Sequence[str]) -> TeacherLabels:
         """The counts after more traces, given with their numbers; ``names``: the label space."""
         space = set(names)
         n, n_failed, n_unknown, first_failed = self.n, self.n_failed, self.n_unknown, self.first_failed
@@ -67,6 +55,25 @@ class TeacherLabels:
                     unknown[trace.label] = Unknown(before.n + 1, before.number, before.time)
                 elif len(unknown) < MOST_UNKNOWN:
                     unknown[trace.label] = Unknown(1, number, time)
+        return TeacherLabels(n, n_failed, n_unknown, first_failed, unknown)
+
+    def plus(self, counts: Iterable[tuple[str, int, int, datetime | None]], names: Sequence[str]) -> TeacherLabels:
+        """The counts after labels that were counted elsewhere: label, how often, number and time of the first."""
+        space, unknown = set(names), dict(self.unknown)
+        n, n_failed, n_unknown, first_failed = self.n, self.n_failed, self.n_unknown, self.first_failed
+        for label, count, number, moment in sorted(counts, key=lambda row: row[2]):
+            n += count
+            time = moment.isoformat() if moment else None
+            if label == FAILED:
+                n_failed += count
+                first_failed = first_failed or time
+            elif label not in space:
+                n_unknown += count
+                before = unknown.get(label)
+                if before is not None:
+                    unknown[label] = Unknown(before.n + count, before.number, before.time)
+                elif len(unknown) < MOST_UNKNOWN:
+                    unknown[label] = Unknown(count, number, time)
         return TeacherLabels(n, n_failed, n_unknown, first_failed, unknown)
 
     def warnings(self) -> Iterator[Warning_]:

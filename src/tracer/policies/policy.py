@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tracer.certification.certificate import Certificate
 from tracer.errors import FeatureError
-from tracer.features.lexical import LexicalFeatures
+from tracer.features.lexical import LexicalFeatures, SparseRow
 from tracer.learning.candidates import BARS, Candidate, Scored
 from tracer.learning.single import One, SingleScorer
 from tracer.learning.surrogates import BlockName, Blocks
@@ -154,26 +154,37 @@ class Policy:
         texts = None if text is None else [text]
         return self._decide_one(Inputs.of(texts, None if vector is None else vector[None, :], embed))
 
+    def decide_early(self, text: str) -> Decided | None:
+        """What ``decide_one`` says of a text without its embedding; None where that is needed."""
+        if "dense" not in self.needs:
+            return self.decide_one(text)
+        return None if self.first_stage is None else self._first(self._row([text]))
+
     def _decide_one(self, inputs: Inputs) -> Decided:
         """One input by the scorer of single rows, with no array of one row."""
-        row = None
-        if "lexical" in self.needs:
-            if self.lexical is None or inputs.texts is None:
-                raise FeatureError(_NEEDS_TEXTS)
-            row = self.lexical.transform_one(inputs.texts[0])
-        first, second = self._single
-        shown: One | None = None
-        handled, stage = False, 2
-        if first is not None and self.first_stage is not None:
-            shown = first.score(row, None)
-            # What the first stage leaves goes on; what a rule bars stays barred.
-            if self.first_stage.cut > shown.score > -np.inf:
-                shown = None
-            else:
-                handled, stage = shown.score + _FIRST_STAGE_BONUS >= self.threshold, 1
-        if shown is None:
-            shown = second.score(row, self._dense(inputs, None)[0] if "dense" in self.needs else None)
-            handled = shown.score >= self.threshold
+        row = self._row(inputs.texts) if "lexical" in self.needs else None
+        if self.first_stage is not None and (decided := self._first(row)) is not None:
+            return decided
+        shown = self._single[1].score(row, self._dense(inputs, None)[0] if "dense" in self.needs else None)
+        return self._decided(shown, shown.score >= self.threshold, 2)
+
+    def _row(self, texts: Sequence[str] | None) -> SparseRow:
+        if self.lexical is None or texts is None:
+            raise FeatureError(_NEEDS_TEXTS)
+        return self.lexical.transform_one(texts[0])
+
+    def _first(self, row: SparseRow | None) -> Decided | None:
+        """What the first stage says; None where it leaves the input to the second."""
+        first, stage = self._single[0], self.first_stage
+        if first is None or stage is None:
+            return None
+        shown = first.score(row, None)
+        # What the first stage leaves goes on; what a rule bars stays barred.
+        if stage.cut > shown.score > -np.inf:
+            return None
+        return self._decided(shown, shown.score + _FIRST_STAGE_BONUS >= self.threshold, 1)
+
+    def _decided(self, shown: One, handled: bool, stage: int) -> Decided:
         reason: Reason = "handled" if handled else BARS[shown.bar]
         return Decided(self.space.names[shown.predicted], shown.score, handled, reason, stage)
 

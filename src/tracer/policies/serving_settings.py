@@ -53,7 +53,7 @@ class ServingSettings:
         """From the content of the file. Raises PolicyError naming the file, key and value."""
         try:
             given: Any = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PolicyError(f"{where}: is no JSON: {error}") from error
         if not isinstance(given, dict):
             raise PolicyError(f"{where}: must be an object, not {given!r:.40}")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tracer.errors import EmbedderError
 from tracer.features.dense import Embedder, checked
 from tracer.policies.policy import Policy
+from tracer.serving.batching import Encoding
 from tracer.serving.states import State, switched_off
 from tracer.types import Decided, Float32, Reason
 
@@ -49,6 +50,25 @@ def decide(
         except Exception as error:  # noqa: BLE001 - as above
             out.append(failed(error, 1, fault))
     return out
+
+
+async def adecide(state: State, text: str, switch: Path | None, fault: Fault, encoding: Encoding) -> Decided:
+    """What is decided of one text, which is embedded with those of others where it has to be."""
+    import asyncio  # whoever awaits this has it already
+
+    policy = asked_policy(state, switch)
+    if not isinstance(policy, Policy):
+        return not_asked(policy)
+    try:
+        decided = policy.decide_early(text)
+        if decided is not None:
+            return decided
+        vector = None
+        if state.embedder is not None:
+            vector = await asyncio.wrap_future(encoding.submit(state.embedder, text))
+        return policy.decide_one(text, vector)
+    except Exception as error:  # noqa: BLE001 - as below
+        return failed(error, 1, fault)
 
 
 def asked_policy(state: State, switch: Path | None) -> Policy | Reason:

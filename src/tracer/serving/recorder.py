@@ -32,8 +32,9 @@ class BatchRecorder:
 
     ``write`` gets 1 to ``max_batch`` traces and must be idempotent by id: after an error it gets the same again, after
     ``backoff_s`` seconds, twice that, and so on. A trace waits ``max_wait_s`` for company at most. At most
-    ``max_queue`` traces are held, and texts of about ``max_bytes``; what comes then is dropped and counted, audits like others, so that what is lost
-    does not depend on what it says. A trace that is refused while the store takes others is given up and counted.
+    ``max_queue`` traces are held, and texts of about ``max_bytes``; what comes then is dropped and counted, audits like
+    others, so that what is lost does not depend on what it says (but on its length, where texts are that large). A
+    trace that is refused while the store takes others is given up and counted.
     """
 
     def __init__(

@@ -25,9 +25,10 @@ from tracer.features.dense import Embedder
 from tracer.policies.fingerprints import Fingerprint
 from tracer.policies.policy import Inputs, Policy
 from tracer.policies.serving_settings import Mode, ServingSettings
+from tracer.serving.batching import Encoding
 from tracer.serving.coins import NOT_ASKED, Rng, toss
 from tracer.serving.consulting import Desk, Reply
-from tracer.serving.deciding import decide
+from tracer.serving.deciding import adecide, decide
 from tracer.serving.drafting import REQUESTED, Draft, answers_of, drafts_of
 from tracer.serving.states import KILL_SWITCH, HomeSource, State, check_embedder, switched_off
 from tracer.serving.tallies import Tallies, Tally
@@ -81,6 +82,7 @@ class Router:
         self._counts: Counter[str] = Counter()
         self._tallies = Tallies(clock_utc)
         self._lock = threading.Lock()
+        self._encoding = Encoding()
         self._desk = Desk(
             teacher,
             async_teacher,
@@ -228,7 +230,10 @@ class Router:
         embeddings: NDArray[np.floating] | None = None,
         ask_teacher: bool = False,
     ) -> list[Answer]:
-        """``route_many`` with the teacher's calls side by side; embedding and loading run outside the event loop."""
+        """``route_many`` with the teacher's calls side by side; embedding and loading run outside the event loop.
+
+        Single texts of requests that run side by side are embedded together.
+        """
         import asyncio  # whoever awaits this has it already; whoever routes in threads need not load it
 
         began = self._clock()
@@ -236,9 +241,9 @@ class Router:
             await asyncio.to_thread(self._refresh)
         state, n = self._state, _count(texts, embeddings)
         plans = self._plan(state, texts, n, ask_teacher)
-        if state.embedder is not None and embeddings is None:
+        if state.embedder is not None and embeddings is None and texts is not None and not ask_teacher:
             try:
-                drafts = await asyncio.to_thread(self._draft, state, texts, None, n, plans)
+                drafts = await self._adraft(state, texts, plans)
             except asyncio.CancelledError:
                 # Who waits may hang up, on a slow input sooner: the audits among them are not lost.
                 self._desk.give_up(texts, {i: None for i, plan in enumerate(plans) if plan == "audit"})
@@ -298,6 +303,14 @@ class Router:
             return [REQUESTED] * n
         return self._counted(state, decide(state, texts, embeddings, n, self.switch, self._fault), plans)
 
+    async def _adraft(self, state: State, texts: Sequence[str], plans: Sequence[Reason | None]) -> list[Draft]:
+        import asyncio
+
+        if len(texts) != 1:
+            return await asyncio.to_thread(self._draft, state, texts, None, len(texts), plans)
+        decided = await adecide(state, texts[0], self.switch, self._fault, self._encoding)
+        return self._counted(state, [decided], plans)
+
     def _counted(self, state: State, rows: Sequence[Decided], plans: Sequence[Reason | None]) -> list[Draft]:
         """The drafts of n inputs, tallied and counted."""
         drafts = drafts_of(state, rows, plans)
@@ -321,9 +334,14 @@ class Router:
     def _fault(self, name: str) -> None:
         self._count({name: 1})
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Look now whether another policy or other settings are in force, and take them up: for callers who load with
+        ``reload_s`` None, so that no request waits for the files. What cannot be used is logged and counted."""
+        self._refresh(now=True)
+
+    def _refresh(self, *, now: bool = False) -> None:
         if self._source is not None:
-            self._source.refresh(lambda: self._state, self._swap, lambda: self._fault("fault:reload"))
+            self._source.refresh(lambda: self._state, self._swap, lambda: self._fault("fault:reload"), now=now)
 
     def _swap(self, state: State) -> None:
         self._state = state  # one reference: a request has the old or the new

@@ -14,6 +14,7 @@ import numpy as np
 
 from tracer.errors import EmbedderError, PolicyError, TracerError
 from tracer.features.dense import PROBE_TEXTS, Embedder, checked, same_embedder
+from tracer.policies.archive import ARRAYS
 from tracer.policies.fingerprints import Fingerprint, belongs
 from tracer.policies.policy import Policy
 from tracer.policies.registry import OFF, PolicyRegistry
@@ -29,6 +30,7 @@ RETRY_S = 30.0
 _PROBE_TOLERANCE = 1e-3
 _UNNAMED = Fingerprint(None, None)
 _PARTS = ("policy", "settings")
+_Stamp = tuple[int, int, int]
 
 
 def switched_off() -> bool:
@@ -89,6 +91,7 @@ class HomeSource:
         self._active: bytes | None = None
         self._serving: bytes | None = None
         self._made: tuple[str, Embedder] | None = None
+        self._mapped: tuple[Path, _Stamp] | None = None
 
     def start(self) -> State:
         """The state to begin with. Raises PolicyError, ArchiveError or EmbedderError, unless switched off."""
@@ -111,8 +114,11 @@ class HomeSource:
         """Whether it is time to look again."""
         return self._clock() >= self._due
 
-    def refresh(self, old: Callable[[], State], swap: Callable[[State], None], fault: Callable[[], None]) -> None:
-        """Look, and swap the state where something changed. One thread at a time; others return at once.
+    def refresh(
+        self, old: Callable[[], State], swap: Callable[[State], None], fault: Callable[[], None], *, now: bool = False
+    ) -> None:
+        """Look where that is due, or ``now``, and swap the state where something changed. One thread at a time; others
+        return at once.
 
         What cannot be loaded is logged once a change, counted by ``fault`` and tried again after ``RETRY_S``; what
         was in force goes on meanwhile.
@@ -120,9 +126,9 @@ class HomeSource:
         if not self._lock.acquire(blocking=False):
             return
         try:
-            if self._reload_s is not None and self.due():
+            if now or self.due():
                 self._look(old(), swap, fault)
-                self._due = self._clock() + self._reload_s
+                self._due = float("inf") if self._reload_s is None else self._clock() + self._reload_s
         finally:
             self._lock.release()
 
@@ -147,10 +153,33 @@ class HomeSource:
                 level = logging.WARNING if has_changed else logging.DEBUG
                 log.log(level, "the new %s cannot be used, the old goes on: %s", what, _told(error))
                 log.debug("the failure", exc_info=error)
+        if found.policy is not None and found.policy is state.policy and self._was_changed():
+            found = self._anew(found, fault)
         if found is not state:
             swap(found)
             version, settings = found.version or "no policy", found.settings
             log.info("now serving %s: %s, audit rate %g", version, settings.mode, settings.audit_rate)
+
+    def _was_changed(self) -> bool:
+        """Whether the weights in force were written over or cut short where they lie: they are mapped, not copied."""
+        if self._mapped is None:
+            return False
+        path, stamp = self._mapped
+        now = _stamp(path)
+        return now is not None and now != stamp  # a file that is gone is still mapped as it was
+
+    def _anew(self, state: State, fault: Callable[[], None]) -> State:
+        """The policy checked and loaded again; none, where its files are no longer what was certified."""
+        try:
+            return self._with_policy(state)
+        except Exception as error:
+            fault()
+            self._failed.add("policy")
+            self._retry_at = self._clock() + RETRY_S
+            log.warning("the files of policy %s were changed in place, the teacher answers: %s",
+                        state.version, _told(error))  # fmt: skip
+            log.debug("the failure", exc_info=error)
+            return replace(state, policy=None, embedder=None)
 
     def _with_policy(self, state: State) -> State:
         policy, embedder = self._policy(at_start=False)
@@ -172,7 +201,10 @@ class HomeSource:
         if name is None and (not at_start or self.registry.pointer.exists()):
             # Set aside on purpose: a service that starts now must start, with the teacher.
             return None, None
+        path = self.registry.folder / (name or "") / ARRAYS
+        stamp = _stamp(path)  # before it is read: a change meanwhile is then seen as one
         policy = self.registry.load(name)
+        self._mapped = None if stamp is None else (path, stamp)
         embedder = self._embedder_of(policy)
         if embedder is not None and policy.embedder is not None:
             check_embedder(policy, embedder)
@@ -226,6 +258,15 @@ def _content(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    """What changes where a file is written to: its place on disk, size and time; None where it is not to be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _told(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Tally:
 @dataclass(slots=True)
 class _Running:
     started: datetime
+    began: float
     n: int = 0
     handled: int = 0
     served: int = 0
@@ -43,10 +45,13 @@ class _Running:
 
 
 class Tallies:
-    """Tallies that grow; safe to use from several threads. Memory is bounded by versions times labels."""
+    """Tallies that grow; safe to use from several threads. Memory is bounded by versions times labels.
 
-    def __init__(self, clock_utc: Callable[[], datetime]) -> None:
-        self._clock = clock_utc
+    ``clock`` gives seconds that never go back: a wall clock that is set meanwhile changes no duration.
+    """
+
+    def __init__(self, clock_utc: Callable[[], datetime], clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock_utc, self._clock = clock_utc, clock
         self._running: dict[str | None, _Running] = {}
         self._lock = threading.Lock()
 
@@ -55,7 +60,7 @@ class Tallies:
         with self._lock:
             running = self._running.get(policy)
             if running is None:
-                running = self._running[policy] = _Running(self._clock())
+                running = self._running[policy] = _Running(self._clock_utc(), self._clock())
                 if len(self._running) > _KEPT:
                     del self._running[next(iter(self._running))]
             running.n += len(rows)
@@ -88,5 +93,4 @@ class Tallies:
     def _tally(self, policy: str | None, counted: _Running) -> Tally:
         facts: dict[str, object] = {"handled": counted.handled, "served": counted.served, "novel": counted.novel}
         facts |= {"errors": counted.errors, "audits": counted.audits, "labels": dict(counted.labels)}
-        seconds = (self._clock() - counted.started).total_seconds()
-        return Tally(policy, counted.started, seconds, counted.n, facts)
+        return Tally(policy, counted.started, self._clock() - counted.began, counted.n, facts)

@@ -61,6 +61,16 @@ class Verdict:
     handled: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """A label that the teacher gave ``n`` times, first in trace ``number``."""
+
+    label: str
+    n: int
+    number: int
+    time: datetime | None
+
+
 class Recent:
     """Reads one state of a task's rows: up to number ``through``, of a ``generation`` that rises as rows go away."""
 
@@ -69,9 +79,9 @@ class Recent:
         query = sa.select(tasks.c.generation, tasks.c.through).where(tasks.c.id == task)
         self.generation, self.through = connection.execute(query).one()
 
-    def count(self) -> int:
-        """Traces of the task."""
-        query = sa.select(sa.func.count()).select_from(traces).where(traces.c.task == self._task)
+    def count(self, after: int = 0) -> int:
+        """Traces of the task with a number behind this one."""
+        query = sa.select(sa.func.count()).select_from(traces).where(*self._numbered(after, self.through))
         return int(self._connection.execute(query).scalar_one())
 
     def calls(self, span_s: int, after: int, through: int) -> list[Calls]:
@@ -96,11 +106,10 @@ class Recent:
 
     def shares(self, span_s: int, since: float, until: float = math.inf) -> list[Share]:
         """Tallies that began at ``since`` or later and before ``until``, by span and policy."""
-        told = (sa.type_coerce if self._is_sqlite else sa.cast)(traffic.c.facts, sa.JSON)
         span = self._span(traffic.c.started, span_s)
-        counts = [sa.func.sum(sa.func.coalesce(told[name].as_integer(), 0)) for name in _COUNTED]
+        counts = [sa.func.sum(sa.func.coalesce(self._fact(name), 0)) for name in _COUNTED]
         # A sum leaves out what is not there: as many as there are tallies, or the total is not known.
-        served = told["served"].as_integer()
+        served = self._fact("served")
         query = (
             sa.select(span, traffic.c.policy, sa.func.sum(traffic.c.n), *counts, sa.func.sum(served))
             .add_columns(sa.func.count(), sa.func.count(served))
@@ -111,8 +120,19 @@ class Recent:
         if until != math.inf:
             query = query.where(traffic.c.started < until)
         return [
-            Share(int(at), _plain(policy), int(n), *map(int, told), int(sum_) if known == all_ else None)
-            for at, policy, n, *told, sum_, all_, known in self._connection.execute(query)
+            Share(
+                int(at),
+                _plain(policy),
+                int(n),
+                int(handled),
+                int(novel),
+                int(errors),
+                int(audits),
+                int(given) if known == n_tallies else None,
+            )
+            for at, policy, n, handled, novel, errors, audits, given, n_tallies, known in self._connection.execute(
+                query
+            )
         ]
 
     def tallies(self, policy: str, *, after: int, since: float, n: int) -> tuple[int, list[Traffic]]:
@@ -139,20 +159,44 @@ class Recent:
             )
         ]
 
-    def newest(self, n: int, *, among: int, origins: Collection[Origin], disagreed: bool = False) -> list[Trace]:
+    def labels(self, after: int, through: int, origins: Collection[Origin]) -> list[Labels]:
+        """The teacher's labels of these traces, each with how often and where it came first."""
+        query = (
+            sa.select(traces.c.label, sa.func.count(), sa.func.min(traces.c.number), sa.func.min(traces.c.time))
+            .where(*self._numbered(after, through), traces.c.origin.in_(sorted(origins)))
+            .group_by(traces.c.label)
+        )
+        return [
+            Labels(unescaped(label), int(n), int(number), _moment(time))
+            for label, n, number, time in self._connection.execute(query)
+        ]
+
+    def newest(
+        self, n: int, *, among: int, origins: Collection[Origin], handled: bool | None = None, disagreed: bool = False
+    ) -> list[Trace]:
         """The newest ``n`` traces with texts of these origins, newest first, of the last ``among`` numbers.
 
-        ``disagreed``: those alone that a policy would have answered otherwise than the teacher did.
+        ``handled``: those alone that a policy would have answered, or would not. ``disagreed``: those of which a policy
+        said otherwise than the teacher did.
         """
         wanted = [*self._numbered(self.through - among, self.through), traces.c.text.is_not(None)]
         wanted.append(traces.c.origin.in_(sorted(origins)))
+        if handled is not None:
+            wanted.append(traces.c.seen_handled.is_(handled))
         if disagreed:
-            wanted += [traces.c.seen_handled, traces.c.seen_label != traces.c.label]
+            wanted.append(traces.c.seen_label != traces.c.label)
         query = sa.select(traces).where(*wanted).order_by(traces.c.number.desc()).limit(n)
         return [trace_of(dict(row)) for row in self._connection.execute(query).mappings()]
 
     def _numbered(self, after: int, through: int) -> list[sa.ColumnElement[bool]]:
         return [traces.c.task == self._task, traces.c.number > after, traces.c.number <= through]
+
+    def _fact(self, name: str) -> sa.ColumnElement[int]:
+        """A count among a tally's facts. A label cannot be taken for one: its quotes are escaped."""
+        if self._is_sqlite:
+            return sa.cast(sa.func.json_extract(traffic.c.facts, f"$.{name}"), sa.BigInteger)
+        # PostgreSQL's own JSON refuses all of the facts where a label holds half a character.
+        return sa.cast(sa.func.substring(traffic.c.facts, rf'"{name}": (\d+)'), sa.BigInteger)
 
     def _span(self, column: sa.Column[Any], span_s: int) -> sa.ColumnElement[Any]:
         # SQLite cuts where PostgreSQL rounds, and may lack floor(); times lie after the epoch.

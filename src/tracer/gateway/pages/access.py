@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
+from tracer.gateway.auth import UncheckedError
 from tracer.gateway.serving import Gateway
 
 SESSION = "tracer_session"
@@ -82,7 +83,7 @@ class Access:
         if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
             return False
         origin = request.headers.get("origin")
-        return origin is None or urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
+        return origin is None or origin.lower().partition("://")[2] == request.headers.get("host", "").lower()
 
     def wait(self, request: HTTPConnection) -> float:
         """Seconds until this address may try a token again; 0 where it may now."""
@@ -94,10 +95,13 @@ class Access:
                 waits.append(failures[-most] + _WINDOW_S - now)
         return max(waits)
 
-    def check(self, token: str) -> bool:
-        """Whether this is the admin token. Slow where its digest is scrypt's: run it in a thread."""
-        admin = self._gateway.serving.config.admin
-        return admin is not None and bool(token) and admin.check(token)
+    async def check(self, request: HTTPConnection, token: str) -> bool:
+        """Whether this is the admin token; also False where too many tokens are being checked to check this one."""
+        shown = {"authorization": f"Bearer {token}"}
+        try:
+            return await self._gateway.serving.gate.token("admin", shown, _address(request)) is True
+        except UncheckedError:
+            return False
 
     def failed(self, request: HTTPConnection) -> None:
         """Count a wrong token."""
@@ -113,9 +117,10 @@ class Access:
         if self._all_failures:
             self._all_failures.pop()
 
-    def matches(self, visitor: Visitor, shown: str) -> bool:
-        """Whether a form brought the token of the visitor's session."""
-        return bool(visitor.csrf) and hmac.compare_digest(visitor.csrf.encode(), shown.encode())
+    def allows(self, request: HTTPConnection, visitor: Visitor, shown: str) -> bool:
+        """Whether a form may change something: an admin sent it, from a page of ours, with that session's token."""
+        known = bool(visitor.csrf) and hmac.compare_digest(visitor.csrf.encode(), shown.encode())
+        return visitor.admin and known and self.same_site(request)
 
     def begin(self) -> str:
         """The value of a new session's cookie. Reads or makes the key's file: run it in a thread."""
@@ -147,7 +152,7 @@ class Access:
 
 def secure(request: HTTPConnection) -> bool:
     """Whether the browser speaks TLS, here or with a proxy before us."""
-    return request.url.scheme == "https" or request.headers.get("x-forwarded-proto", "").lower() == "https"
+    return request.scope["scheme"] == "https" or request.headers.get("x-forwarded-proto", "").lower() == "https"
 
 
 def _stored(path: Path, *, make: bool) -> bytes | None:
@@ -186,7 +191,10 @@ def _sits_here(request: HTTPConnection) -> bool:
 
 
 def _own_name(host: str, listens: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
     return name in ("localhost", listens.lower()) or _parsed(name) is not None
 
 

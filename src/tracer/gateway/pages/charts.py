@@ -14,27 +14,35 @@ from tracer.gateway.pages.ledgers import Span
 from tracer.gateway.pages.standing import Agreement
 
 _WIDTH, _HEIGHT = 640, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 14, 26
+_RIGHT, _TOP, _BOTTOM = 12, 18, 28
+_LETTER = 11.5
+"""Width of a letter of the labels where they are largest, on a phone."""
 _DAY_S = 86_400.0
+_STEPS = (60, 300, 900, *(3600 * hours for hours in (1, 3, 6, 12, 24, 48, 120, 240, 720)))
 
 
 class _Frame:
-    """Times by values, and where they lie on the paper."""
+    """Times by values, and where they lie on the paper. ``ticks`` are values and their names."""
 
-    def __init__(self, start: float, end: float, low: float, high: float) -> None:
-        self.start, self.end, self.low, self.high = start, max(end, start + 1.0), low, max(high, low + 1e-9)
+    def __init__(self, start: float, end: float, ticks: Sequence[tuple[float, str]]) -> None:
+        self.start, self.end, self.ticks = start, max(end, start + 1.0), ticks
+        self.low, self.high = ticks[0][0], ticks[-1][0]
+        self.left = 14.0 + _LETTER * max(len(name) for _, name in ticks)
 
     def x(self, time: float) -> float:
-        return round(_LEFT + (time - self.start) / (self.end - self.start) * (_WIDTH - _LEFT - _RIGHT), 1)
+        return round(self.left + (time - self.start) / (self.end - self.start) * (_WIDTH - self.left - _RIGHT), 1)
 
     def y(self, value: float) -> float:
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
 
 
-def coverage_chart(name: str, spans: Sequence[Span], certified: float | None) -> Markup:
-    """Share handled in each span, over bars of how many requests there were."""
-    frame = _Frame(spans[0].start, spans[-1].start + spans[-1].seconds, 0.0, 1.0)
+def coverage_chart(
+    name: str, spans: Sequence[Span], certified: float | None, marks: Sequence[tuple[float, str]] = ()
+) -> Markup:
+    """Share handled in each span, over bars of how many requests there were; ``marks``: when which version came."""
+    ticks = [(share, f"{share:.0%}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    frame = _Frame(spans[0].start, spans[-1].start + spans[-1].seconds, ticks)
     most = max((span.n for span in spans), default=0)
     parts: list[svg.Element] = []
     for span in spans:
@@ -42,7 +50,8 @@ def coverage_chart(name: str, spans: Sequence[Span], certified: float | None) ->
             height = (0.22 * (_HEIGHT - _TOP - _BOTTOM)) * span.n / most
             words = f"{_when(span)}: {span.n:,} requests, {_pct(span.coverage)} handled"
             parts.append(_bar("volume", frame, span, frame.y(0.0) - height, height, words))
-    parts += _axes(frame, [(share, f"{share:.0%}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)])
+    parts += _axes(frame)
+    parts += _marked(frame, marks)
     if certified is not None:
         parts.append(_rule("certified", frame, certified))
     for run in _runs(spans):
@@ -63,30 +72,30 @@ def coverage_chart(name: str, spans: Sequence[Span], certified: float | None) ->
 
 
 def agreement_chart(name: str, found: Agreement) -> Markup:
-    """Agreement of the policy's handled audits so far, with the band that holds at all times at once, and the target."""
+    """Agreement of the handled audits so far, with the band that holds at all times at once, and the target."""
     points = found.points
     # The band is wide at first: a floor that the line can be read against, not all of it.
     lowest = min([found.target, *(p.agreement for p in points[len(points) // 4 :])])
-    floor = max(0.0, math.floor((lowest - 0.08) * 20) / 20)
-    frame = _Frame(points[0].time, points[-1].time, floor, 1.0)
-    step = 0.05 if floor >= 0.75 else 0.1 if floor >= 0.4 else 0.2
-    ticks = [floor + step * i for i in range(int(round((1.0 - floor) / step, 6)) + 1)]
-    parts = _axes(frame, [(tick, f"{tick:.0%}") for tick in ticks])
+    step = 0.05 if lowest > 0.83 else 0.1 if lowest > 0.48 else 0.2
+    n = min(round(1.0 / step), math.ceil((1.08 - lowest) / step))
+    frame = _Frame(points[0].time, points[-1].time, [(1 - i * step, f"{1 - i * step:.0%}") for i in range(n, -1, -1)])
+    parts = _axes(frame)
     upper = [(frame.x(p.time), frame.y(p.high)) for p in points]
     lower = [(frame.x(p.time), frame.y(p.low)) for p in reversed(points)]
     parts.append(svg.Polygon(points=_points([*upper, *lower]), class_=["band"]))
     parts.append(_rule("target", frame, found.target))
-    above = frame.y(found.target) > _TOP + 20
-    words_y = frame.y(found.target) + (-6 if above else 15)
-    parts.append(_text("target-name", _WIDTH - _RIGHT - 4, words_y, f"target {found.target:.4g}", "end"))
-    parts.append(
-        svg.Polyline(points=_points([(frame.x(p.time), frame.y(p.agreement)) for p in points]), class_=["curve"])
-    )
+    middle = [(frame.x(p.time), frame.y(p.agreement)) for p in points]
+    parts.append(svg.Polyline(points=_points(middle), class_=["curve"]))
     last = points[-1]
     parts.append(svg.Circle(cx=frame.x(last.time), cy=frame.y(last.agreement), r=4, class_=["dot"]))
+    # On the side that the line leaves free.
+    beside = 20 if last.agreement >= found.target else -8
+    words = f"target {100 * found.target:.4g}%"
+    parts.append(_text("target-name", _WIDTH - _RIGHT - 4, frame.y(found.target) + beside, words, "end"))
     described = (
         f"{found.n_agreed:,} of {found.n_handled:,} handled audits agree, {_pct(found.agreement)}; with "
-        f"{1 - found.level:.0%} confidence between {found.low:.1%} and {found.high:.1%}; the target is {found.target:.1%}."
+        f"{1 - found.level:.0%} confidence between {found.low:.1%} and {found.high:.1%}; "
+        f"the target is {found.target:.1%}."
     )
     return _drawing(f"agreement-{name}", "Live agreement with the teacher, over time", described, parts)
 
@@ -97,8 +106,11 @@ def money_chart(name: str, spans: Sequence[Span]) -> Markup | None:
     if not known:
         return None
     most = max(float((s.spent or 0) + (s.saved or 0)) for s in known)
-    frame = _Frame(spans[0].start, spans[-1].start + spans[-1].seconds, 0.0, _round_up(most))
-    parts = _axes(frame, [(frame.high * i / 4, _dollars(frame.high * i / 4, frame.high)) for i in range(5)])
+    step = _round_up(most) / 4
+    digits = next((d for d in range(9) if math.isclose(round(step, d), step, rel_tol=1e-6)), 9)
+    ticks = [(step * i, f"${step * i:,.{digits}f}") for i in range(5)]
+    frame = _Frame(spans[0].start, spans[-1].start + spans[-1].seconds, ticks)
+    parts = _axes(frame)
     for span in known:
         spent, saved = float(span.spent or 0), float(span.saved or 0)
         words = f"{_when(span)}: spent {_dollars(spent, most)}, saved {_dollars(saved, most)}"
@@ -113,7 +125,7 @@ def money_chart(name: str, spans: Sequence[Span]) -> Markup | None:
 
 def spark(name: str, spans: Sequence[Span]) -> Markup:
     """Coverage as a line without axes."""
-    width, height = 160.0, 36.0
+    width, height = 240.0, 40.0
     step = width / max(len(spans) - 1, 1)
     parts: list[svg.Element] = []
     for run in _runs(spans):
@@ -155,37 +167,37 @@ def gauge(name: str, found: Agreement) -> Markup:
     return _drawing(f"gauge-{name}", "Live agreement", described, parts, (width, height), "gauge")
 
 
-def _axes(frame: _Frame, ticks: Sequence[tuple[float, str]]) -> list[svg.Element]:
+def _axes(frame: _Frame) -> list[svg.Element]:
     parts: list[svg.Element] = []
-    for value, words in ticks:
+    for value, words in frame.ticks:
         y = frame.y(value)
-        parts.append(svg.Line(x1=_LEFT, y1=y, x2=_WIDTH - _RIGHT, y2=y, class_=["grid"]))
-        parts.append(_text("tick", _LEFT - 7, y + 4, words, "end"))
+        parts.append(svg.Line(x1=frame.left, y1=y, x2=_WIDTH - _RIGHT, y2=y, class_=["grid"]))
+        parts.append(_text("tick", frame.left - 7, y + 4, words, "end"))
     for at, words in _times(frame.start, frame.end):
         x = frame.x(at)
-        if _LEFT + 12 <= x <= _WIDTH - _RIGHT - 12:
+        if frame.left + 12 <= x <= _WIDTH - _RIGHT - 12:
             parts.append(_text("tick", x, _HEIGHT - 7, words, "middle"))
+    return parts
+
+
+def _marked(frame: _Frame, marks: Sequence[tuple[float, str]]) -> list[svg.Element]:
+    """Upright lines where another version came into force; of names that would run into each other, the last."""
+    parts: list[svg.Element] = []
+    free = math.inf
+    for at, words in sorted(marks, reverse=True):
+        if frame.start <= at <= frame.end:
+            x = frame.x(at)
+            parts.append(svg.Line(x1=x, y1=_TOP - 6, x2=x, y2=frame.y(frame.low), class_=["mark-line"]))
+            if x + _LETTER * len(words) < min(free, _WIDTH):
+                parts.append(_text("mark-name", x + 4, _TOP - 4, words, "start"))
+                free = x
     return parts
 
 
 def _times(start: float, end: float) -> list[tuple[float, str]]:
     """Six round times or so, in UTC."""
     wanted = (end - start) / 6
-    steps = (
-        60,
-        300,
-        900,
-        3600,
-        3 * 3600,
-        6 * 3600,
-        12 * 3600,
-        86_400,
-        2 * 86_400,
-        5 * 86_400,
-        10 * 86_400,
-        30 * 86_400,
-    )
-    step = next((s for s in steps if s >= wanted), steps[-1])
+    step = next((s for s in _STEPS if s >= wanted), _STEPS[-1])
     form = "%d %b" if step >= _DAY_S else "%H:%M"
     first = math.ceil(start / step) * step
     n = int((end - first) // step) + 1
@@ -211,13 +223,13 @@ def _bar(kind: str, frame: _Frame, span: Span, y: float, height: float, words: s
     x, end = frame.x(span.start), frame.x(span.start + span.seconds)
     gap = min(2.0, (end - x) * 0.15)
     return svg.Rect(
-        x=round(x + gap / 2, 1), y=round(y, 1), width=round(max(end - x - gap, 0.5), 1), height=round(max(height, 0.0), 1),
-        class_=[kind], elements=[svg.Title(text=escape(words))],
+        x=round(x + gap / 2, 1), y=round(y, 1), width=round(max(end - x - gap, 0.5), 1),
+        height=round(max(height, 0.0), 1), class_=[kind], elements=[svg.Title(text=escape(words))],
     )  # fmt: skip
 
 
 def _rule(kind: str, frame: _Frame, value: float) -> svg.Line:
-    return svg.Line(x1=_LEFT, y1=frame.y(value), x2=_WIDTH - _RIGHT, y2=frame.y(value), class_=[kind])
+    return svg.Line(x1=frame.left, y1=frame.y(value), x2=_WIDTH - _RIGHT, y2=frame.y(value), class_=[kind])
 
 
 def _text(kind: str, x: float, y: float, words: str, anchor: Any) -> svg.Text:

@@ -20,8 +20,8 @@ from tracer.types import Usage
 HOUR_S = 3600
 DAYS = 30
 _DAY_S = 24 * HOUR_S
-_FIRST = 200_000
-"""Of an older store, the newest traces that the first look reads; later looks read what came since."""
+_WINDOW = 50_000
+"""Numbers that a look reads at most of what was there before it: the newest first, older ones look by look."""
 _SETTLED_S = 2 * _DAY_S
 _AGAIN_S = 600.0
 """Tallies are written within minutes: older ones than two days are read again only now and then."""
@@ -73,8 +73,7 @@ class Ledger:
         self._settled_at = -_AGAIN_S
         self._border = 0.0
         self._generation: int | None = None
-        self._through = 0
-        self.partial = False
+        self._begin = self._through = self._n = 0
 
     def refresh(self, recent: Recent, now: float, unsaved: Iterable[Tally]) -> None:
         """Read what is new. ``unsaved`` tallies of this process count as well."""
@@ -87,16 +86,33 @@ class Ledger:
         self._fresh = [*recent.shares(HOUR_S, self._border), *map(_share, unsaved)]
 
     def _refresh_calls(self, recent: Recent, now: float) -> None:
+        oldest = int(now - DAYS * _DAY_S) // HOUR_S
         if self._generation != recent.generation:
             self._calls.clear()
-            self._through = max(0, recent.through - _FIRST)
-            self.partial, self._generation = self._through > 0, recent.generation
+            self._through = self._begin = recent.through
+            self._generation, self._n = recent.generation, recent.count()
+        self._n += recent.count(self._through)
         for row in recent.calls(HOUR_S, self._through, recent.through):
             self._add(row)
         self._through = recent.through
-        oldest = int(now - DAYS * _DAY_S) // HOUR_S
+        if self._begin > 0:
+            earlier = recent.calls(HOUR_S, max(0, self._begin - _WINDOW), self._begin)
+            for row in earlier:
+                self._add(row)
+            over = bool(earlier) and all(row.span < oldest for row in earlier)
+            self._begin = 0 if over else max(0, self._begin - _WINDOW)
         for key in [key for key in self._calls if key[0] < oldest]:
             del self._calls[key]
+
+    @property
+    def partial(self) -> bool:
+        """Whether older traces of these days are still to be read."""
+        return self._begin > 0
+
+    @property
+    def n_traces(self) -> int:
+        """Traces of the task."""
+        return self._n
 
     def _add(self, row: Calls) -> None:
         sums = self._calls.setdefault((row.span, row.teacher), [0, 0, 0, 0])

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TypeVar
 
 from tracer.certification.certificate import Certificate
@@ -27,13 +28,15 @@ log = logging.getLogger("tracer.gateway")
 _T = TypeVar("_T")
 
 FRESH_S = 3.0
-_PAGE_S = 0.3
+_UNREADABLE = (TracerError, OSError, ValueError, KeyError, TypeError)
+"""What damaged files and rows raise: the page says so, and shows the rest."""
+_PAGE_S = 0.15
 """How long a page reads on where much is new; what is left waits for the next look, and the page says so."""
 _TEND_S = 3.0
 _PATIENCE_S = 4.0
 _EVENTS = 30
 _VERSIONS = 12
-_TEXTS = 15
+_TEXTS = 8
 _AMONG = 5_000
 """Newest traces among which those to show are searched."""
 RANGES = {"24h": (1, 24), "7d": (6, 28), "30d": (24, 30)}
@@ -50,13 +53,14 @@ class Look:
     active: Policy | None = field(repr=False)
     off: bool
     n_traces: int
+    generation: int
     partial: bool
     held: bool
     today: Span
     month: Span
     ranges: dict[str, tuple[Span, ...]] = field(repr=False)
     agreement: Agreement | None
-    call_usd: object
+    call_usd: Decimal | None
     teacher: str | None
     events: tuple[Event, ...] = field(repr=False)
     versions: tuple[tuple[str, Certificate | None], ...] = field(repr=False)
@@ -142,10 +146,16 @@ class Looks:
             return track.found or _empty(track.line, self._now(), "the trace store does not answer")
 
     def _look(self, track: _Track, budget: float) -> Look:
-        with track.lock:
+        if track.found is not None and self._clock() - track.read_at < FRESH_S:
+            return track.found
+        if not track.lock.acquire(timeout=-1.0 if track.found is None else budget):
+            return track.found or _empty(track.line, self._now(), "it is being read")
+        try:
             if track.found is not None and self._clock() - track.read_at < FRESH_S:
                 return track.found
             return self._read(track, budget)
+        finally:
+            track.lock.release()
 
     def _anew(self, track: _Track, budget: float) -> Look:
         with track.lock:
@@ -153,26 +163,28 @@ class Looks:
 
     def _read(self, track: _Track, budget: float) -> Look:
         line, now, trouble = track.line, self._now(), []
-        registry, version, events, settings, count = PolicyRegistry(line.home), None, (), None, 0
+        registry, version, settings = PolicyRegistry(line.home), None, None
+        generation = 0
+        events: tuple[Event, ...] = ()
         try:
             version = registry.active_version()
             events = registry.history()[-_EVENTS:]
             settings = Settings.read(line.home)
             self._take_up(track, registry, version)
-        except (TracerError, OSError) as error:
+        except _UNREADABLE as error:
             trouble.append(f"policies: {_kind(error)}")
         try:
             with line.store.recent() as recent:
-                count = recent.count()
+                generation = recent.generation
                 track.ledger.refresh(recent, now, line.router.tallies())
                 track.standing.refresh(recent, track.policy, settings, now, budget)
-        except (TracerError, OSError) as error:
+        except _UNREADABLE as error:
             trouble.append(f"trace store: {_kind(error)}")
         ranges = {name: track.ledger.spans(now, *span) for name, span in RANGES.items()}
         prices, teacher = track.ledger.call_usd(), track.ledger.teacher
         track.found = Look(
-            line.task.name, now, version, track.policy, (line.home / OFF).exists(), count, track.ledger.partial,
-            settings is not None and settings.held, track.ledger.spans(now, 24, 1)[0],
+            line.task.name, now, version, track.policy, (line.home / OFF).exists(), track.ledger.n_traces, generation,
+            track.ledger.partial, settings is not None and settings.held, track.ledger.spans(now, 24, 1)[0],
             total(track.ledger.spans(now, 24, 30)), ranges, track.standing.found(),
             prices.get(teacher), teacher, events, _versions(track, registry), tuple(trouble),
         )  # fmt: skip
@@ -197,10 +209,10 @@ class Looks:
                 return track.texts
             try:
                 with track.line.store.recent() as recent:
-                    deferred = recent.newest(_TEXTS, among=_AMONG, origins={"deferred"})
-                    disagreed = recent.newest(_TEXTS, among=_AMONG, origins={"audit"}, disagreed=True)
+                    deferred = recent.newest(_TEXTS, among=_AMONG, origins={"deferred"}, handled=False)
+                    disagreed = recent.newest(_TEXTS, among=_AMONG, origins={"audit"}, handled=True, disagreed=True)
                 track.texts = Texts(tuple(deferred), tuple(disagreed))
-            except (TracerError, OSError) as error:
+            except _UNREADABLE as error:
                 track.texts = Texts(trouble=_kind(error))
             track.texts_at = self._clock()
             return track.texts
@@ -223,7 +235,7 @@ def _empty(line: TaskLine, now: float, trouble: str) -> Look:
     ranges = dict.fromkeys(RANGES, ())
     none = Span(now, 0.0, served=None, spent=None, saved=None)
     return Look(
-        line.task.name, now, None, None, False, 0, False, False, none, none, dict(ranges), None, None, None, (), (),
+        line.task.name, now, None, None, False, 0, 0, False, False, none, none, dict(ranges), None, None, None, (), (),
         (trouble,),
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -69,8 +70,9 @@ def money(value: object) -> str:
     """Dollars with the digits that matter; unknown stays unknown."""
     if value is None:
         return "unknown"
-    amount = float(str(value))
-    return words.usd(value, 2 if amount == 0 or abs(amount) >= 1 else 4)
+    amount = abs(float(str(value)))
+    digits = 2 if amount == 0.0 or amount >= 0.1 else min(8, 1 - math.floor(math.log10(amount)))
+    return words.usd(value, digits)
 
 
 def fit(text: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
@@ -16,15 +16,19 @@ from tracer.errors import TracerError
 from tracer.flywheel import switching
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.pages.access import SESSION, SESSION_S, Access, Visitor, secure
-from tracer.gateway.plane import TooLargeError, read_body
+from tracer.gateway.reading import TooLargeError, read_body
+from tracer.gateway.relaying import ClientGoneError
 from tracer.gateway.serving import Gateway
 
 if TYPE_CHECKING:
-    from tracer.gateway.pages import rendering, views
+    from tracer.gateway.pages.reports import Report
 
 log = logging.getLogger("tracer.gateway")
 
 _FORM = 8 * 1024
+_PATIENCE_S = 1.5
+_WRITING = "It reads all stored traces, beside the requests. This page opens it as soon as it is there."
+_CLOSED = "A report quotes what was asked and answered: set an admin token in tracer.yaml to read it here."
 _REFUSED = "This form does not come from a page of yours, or you were logged out since. Go back, reload, and try again."
 Shown = Callable[[Request, Visitor], Awaitable[Response]]
 Done = Callable[[Request, Visitor, Mapping[str, str]], Awaitable[Response]]
@@ -39,17 +43,19 @@ class Pages:
     def routes(self) -> list[Route]:
         """What there is."""
         one = "/tasks/{task}"
+        shown = {
+            "/": self._shown(self._overview), "/login": self._shown(self._login), one: self._shown(self._task),
+            f"{one}/report": self._shown(self._report), "/assets/{digest}/{name}": self._asset,
+        }  # fmt: skip
+        forms = {
+            "/login": self._token, "/logout": self._formed(self._logout), "/off": self._formed(self._off),
+            f"{one}/promote": self._formed(self._promote), f"{one}/rollback": self._formed(self._rollback),
+            f"{one}/pause": self._formed(self._pause),
+        }  # fmt: skip
+        told: dict[str, Any] = {"include_in_schema": False}  # for browsers, not for clients of the API
         return [
-            Route("/", self._shown(self._overview), methods=["GET"]),
-            Route("/login", self._shown(self._login), methods=["GET"]),
-            Route("/login", self._token, methods=["POST"]),
-            Route("/logout", self._formed(self._logout), methods=["POST"]),
-            Route("/off", self._formed(self._off), methods=["POST"]),
-            Route("/assets/{digest}/{name}", self._asset, methods=["GET"]),
-            Route(one, self._shown(self._task), methods=["GET"]),
-            Route(f"{one}/promote", self._formed(self._promote), methods=["POST"]),
-            Route(f"{one}/rollback", self._formed(self._rollback), methods=["POST"]),
-            Route(f"{one}/pause", self._formed(self._pause), methods=["POST"]),
+            *(Route(path, endpoint, methods=["GET"], **told) for path, endpoint in shown.items()),
+            *(Route(path, endpoint, methods=["POST"], **told) for path, endpoint in forms.items()),
         ]
 
     # What is shown.
@@ -73,6 +79,20 @@ class Pages:
         done = request.query_params.get("done", "")
         page = _views().task_page(gateway, line, look, texts, visitor, span=span, done=done, problem=problem)
         return _page(page, status)
+
+    async def _report(self, request: Request, visitor: Visitor) -> Response:
+        line = self._line(request)
+        if not visitor.texts:
+            return _see("/login") if visitor.can_login else self._message(visitor, 403, "For the admin", _CLOSED)
+        try:
+            report = await self._gateway.report(line, _PATIENCE_S)
+        except TracerError as error:
+            return self._message(visitor, 409, "There is no report", str(error))
+        if report is None:
+            waiting = self._message(visitor, 202, "The report is being written", _WRITING)
+            waiting.headers["refresh"] = "2"
+            return waiting
+        return report_page(report)
 
     async def _login(self, _: Request, visitor: Visitor) -> Response:
         if visitor.admin or not visitor.can_login:
@@ -104,7 +124,7 @@ class Pages:
             return _page(_views().login_page(self._gateway, visitor, words), 429, {"retry-after": str(int(wait) + 1)})
         # Counted first: attempts side by side must not all find room.
         self.access.failed(request)
-        if not await asyncio.to_thread(self.access.check, given.get("token", "").strip()):
+        if not await self.access.check(request, given.get("token", "").strip()):
             log.warning("a login to the page failed")
             return _page(_views().login_page(self._gateway, visitor, "This is not the admin token."), 401)
         self.access.succeeded(request)
@@ -180,13 +200,7 @@ class Pages:
             visitor = self.access.visitor(request)
             given = await _form(request)
             await self._gateway.looks()
-            right = self.access.same_site(request) and given is not None
-            if (
-                given is None
-                or not right
-                or not visitor.admin
-                or not self.access.matches(visitor, given.get("csrf", ""))
-            ):
+            if given is None or not self.access.allows(request, visitor, given.get("csrf", "")):
                 return self._message(visitor, 403, "Nothing was changed", _REFUSED)
             try:
                 return await work(request, visitor, given)
@@ -216,8 +230,16 @@ async def _form(request: Request) -> dict[str, str] | None:
     try:
         body = await read_body(request.receive, dict(request.headers), _FORM)
         return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="replace"))
-    except (TooLargeError, ValueError):
+    except (TooLargeError, ClientGoneError, ValueError):
         return None
+
+
+def report_page(report: Report) -> Response:
+    """A report as it is handed out: alone in a sandbox, where it may run its own script and reach nothing."""
+    from tracer.reporting import html
+
+    policy = {"content-security-policy": html.content_policy(), "referrer-policy": "no-referrer"}
+    return HTMLResponse(report.html, headers={**_rendering().HEADERS, **policy})
 
 
 def _note(given: Mapping[str, str]) -> str:
@@ -236,13 +258,13 @@ def _see(path: str) -> Response:
     return RedirectResponse(path, 303, headers=dict(_rendering().HEADERS))
 
 
-def _views() -> views:
+def _views() -> Any:
     from tracer.gateway.pages import views
 
     return views
 
 
-def _rendering() -> rendering:
+def _rendering() -> Any:
     from tracer.gateway.pages import rendering
 
     return rendering

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,14 +16,17 @@ from tracer.flywheel.watching import counted, labels_seen, resumed
 from tracer.monitoring.alarms import Monitor, MonitorConfig, MonitorState, Status
 from tracer.monitoring.drift import DriftState
 from tracer.monitoring.observations import Observation
-from tracer.monitoring.tallies import Tally
+from tracer.monitoring.tallies import Counts, Tally
 from tracer.policies.policy import Policy
+from tracer.traces.facts import Traffic
 from tracer.traces.recent import Recent, Verdict
 from tracer.types import FAILED
 
 _WINDOW = 50_000
 """Numbers that are looked through at once."""
-_TALLIES = 200
+_TALLIES = 500
+_BLOCK = 20
+"""Tallies that are taken together: some minutes of one process."""
 _HISTORY_S = 7 * 86_400.0
 """Tallies further back say nothing of what to warn of now, where no flywheel keeps a record."""
 _POINTS = 240
@@ -97,14 +100,14 @@ class Standing:
             self._begin(policy, settings, now)
             self._key = key
         end = self._clock() + budget
-        self._read_tallies(recent, policy, end)
         while self._last < recent.through:
             upper = min(self._last + _WINDOW, recent.through)
-            self._read(recent.verdicts(self._last, upper, {"audit", "deferred"}), policy)
+            self._read(recent, policy, upper)
             self._last = upper
             if self._clock() >= end:
                 break
         self._behind = recent.through - self._last
+        self._read_tallies(recent, policy, end)
 
     def found(self) -> Agreement | None:
         """What was found so far; None where no policy is in force."""
@@ -131,31 +134,25 @@ class Standing:
         self._tally, self._since = 0, max(self._drift.clock, now - _HISTORY_S)
         self._course = _Course()
 
-    def _read(self, verdicts: list[Verdict], policy: Policy) -> None:
+    def _read(self, recent: Recent, policy: Policy, upper: int) -> None:
         assert self._monitor is not None and self._drift is not None  # noqa: PT018, S101
-        audits = (_observation(verdict) for verdict in verdicts if verdict.origin == "audit")
-        known = [one for one in audits if one is not None]
+        known = [one for one in map(_observation, recent.verdicts(self._last, upper, {"audit"})) if one is not None]
         mine = list(counted(known, policy, self._demoted))
         self._monitor = self._monitor.fold(mine)
         name = self._monitor.monitor.policy
         for one in mine:
             if one.policy == name and one.handled:
                 self._course.add(one.time, one.agreed)
-        fresh = [(verdict.number, verdict) for verdict in verdicts if verdict.number > self._labels_from]
-        self._drift = self._drift.fold_labels(fresh, policy.space.names)
+        fresh = recent.labels(max(self._last, self._labels_from), upper, {"audit", "deferred"})
+        told = ((row.label, row.n, row.number, row.time) for row in fresh)
+        self._drift = replace(self._drift, teacher=self._drift.teacher.plus(told, policy.space.names))
 
     def _read_tallies(self, recent: Recent, policy: Policy, end: float) -> None:
         assert self._drift is not None  # noqa: S101
         while True:
             self._tally, rows = recent.tallies(policy.version, after=self._tally, since=self._since, n=_TALLIES)
-            tallies = []
-            for row in rows:
-                started = datetime.fromtimestamp(row.started, UTC)
-                try:
-                    tallies.append(Tally.of(policy.version, started, row.seconds, row.n, row.facts))
-                except TraceError:
-                    continue  # impossible counts warn of nothing
-            self._drift = self._drift.fold(tallies)
+            blocks = (_merged(policy.version, rows[i : i + _BLOCK]) for i in range(0, len(rows), _BLOCK))
+            self._drift = self._drift.fold([block for block in blocks if block is not None])
             if len(rows) < _TALLIES or self._clock() >= end:
                 return
 
@@ -189,10 +186,8 @@ class _Course:
             return ()
         times, n, agreed = (np.array(column) for column in zip(*kept, strict=True))
         low, high = monitor.intervals(n - agreed, n)
-        columns = (times, n, agreed / n, low, high)
-        return tuple(
-            Point(float(t), int(m), float(a), float(lo), float(hi)) for t, m, a, lo, hi in zip(*columns, strict=True)
-        )
+        columns = (column.tolist() for column in (times, n, agreed / n, low, high))
+        return tuple(Point(*values) for values in zip(*columns, strict=True))
 
 
 def _observation(verdict: Verdict) -> Observation | None:
@@ -200,3 +195,20 @@ def _observation(verdict: Verdict) -> Observation | None:
         return None
     agreed = verdict.seen_label == verdict.label
     return Observation(verdict.number, verdict.policy, verdict.seen_label, agreed, verdict.handled, verdict.time)
+
+
+def _merged(policy: str, rows: Sequence[Traffic]) -> Tally | None:
+    """Tallies that follow each other as one, which says the same and is weighed once; None for impossible counts."""
+    counts = Counts()
+    begin = min(row.started for row in rows)
+    try:
+        for row in rows:
+            started = datetime.fromtimestamp(row.started, UTC)
+            counts = counts.plus(0.0, Tally.of(policy, started, row.seconds, row.n, row.facts))
+    except TraceError:
+        return None
+    seconds = max(row.started + row.seconds for row in rows) - begin
+    return Tally(
+        policy, datetime.fromtimestamp(begin, UTC), seconds, counts.n, counts.n_handled, counts.n_novel, counts.labels,
+        counts.n_errors,
+    )  # fmt: skip

@@ -21,6 +21,7 @@ from tracer.gateway.proposals import Proposal
 from tracer.gateway.serving import Gateway
 from tracer.policies.history import Event
 from tracer.serving.states import KILL_SWITCH, switched_off
+from tracer.traces.digests import n_digests
 from tracer.types import FAILED, Trace
 
 MODES = {
@@ -95,16 +96,14 @@ def task_page(
     spans = look.ranges[span]
     certificate = look.active.certificate if look.active is not None else None
     agreement = look.agreement
-    coverage = (
-        certificate.n_handled / certificate.n_shadow if certificate is not None and certificate.n_shadow else None
-    )
+    coverage = certificate.coverage if certificate is not None and certificate.n_shadow else None
     name = line.task.name
     thresholds = {v: c.threshold for v, c in look.versions if c is not None}
     return render(
         "task.html.j2", visitor=visitor, version=__version__, done=DONE.get(done, ""), problem=problem,
         now=gateway.now(), task=_task(line, look), spans=spans, shown=total(spans), span=span, ranges=tuple(RANGES),
         certificate=certificate, off=_off([look]),
-        coverage_chart=charts.coverage_chart(name, spans, coverage) if any(s.n for s in spans) else None,
+        coverage_chart=charts.coverage_chart(name, spans, coverage, _marks(look)) if any(s.n for s in spans) else None,
         agreement_chart=charts.agreement_chart(name, agreement) if agreement and agreement.points else None,
         money_chart=charts.money_chart(name, spans) if spans else None,
         disagreed=[_row(trace, thresholds) for trace in texts.disagreed] if texts is not None else [],
@@ -138,9 +137,8 @@ async def proposals_of(gateway: Gateway) -> tuple[Proposal, ...]:
     newer = await asyncio.to_thread(gateway.discovery.proposals)
     found = {one.fingerprint: one for one in newer} | {one.fingerprint: one for one in kept}
     declared = {known for task in gateway.serving.config.tasks for known in task.fingerprints}
-    return tuple(sorted((f for f in found.values() if f.fingerprint not in declared), key=lambda one: -one.n_calls))[
-        :20
-    ]
+    undeclared = (one for one in found.values() if one.fingerprint not in declared)
+    return tuple(sorted(undeclared, key=lambda one: -one.n_calls))[:20]
 
 
 def _task(line: TaskLine, look: Look) -> dict[str, Any]:
@@ -198,6 +196,11 @@ def _alarms(look: Look) -> list[dict[str, str]]:
     return out
 
 
+def _marks(look: Look) -> list[tuple[float, str]]:
+    """When which version came into force; the teacher, where none did."""
+    return [(e.time.timestamp(), e.after or "teacher") for e in look.events if e.moved and e.time is not None]
+
+
 def _off(looks: Sequence[Look]) -> dict[str, Any]:
     names = [look.name for look in looks if look.off]
     return {
@@ -230,7 +233,7 @@ def _row(trace: Trace, thresholds: dict[str, float]) -> Row:
     else:
         why = "below the threshold" if not seen.handled else "the teacher was asked all the same"
     return Row(
-        trace.time, trace.text, not trace.text.startswith("sha256:"),
+        trace.time, trace.text, not n_digests([trace.text]),
         "the call failed" if trace.label == FAILED else trace.label,
         seen.label if seen is not None else None, score, threshold, seen.policy if seen is not None else None, why,
     )  # fmt: skip
