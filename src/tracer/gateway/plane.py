@@ -284,7 +284,7 @@ class Plane:
         if call is None or not one.kept:
             return
         if one.status == 200 and (match is None or match.task.mode == "observe"):
-            self._gateway.watch(call, label, usage)
+            self._gateway.watch(call, label, usage, None if match is None else match.task)
         if match is None or line is None or verdict is None or verdict.decision == UNANSWERED:
             return
         if label is not None and usage is not None:

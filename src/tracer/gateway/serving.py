@@ -24,13 +24,14 @@ from tracer.gateway.lines import TaskLine
 from tracer.gateway.metrics import Metrics
 from tracer.gateway.pooling import Pool
 from tracer.gateway.retrying import Retries
-from tracer.gateway.settings import GatewayConfig, Upstream
+from tracer.gateway.settings import GatewayConfig, TaskConfig, Upstream
 from tracer.gateway.speaking import of_no_task
 from tracer.gateway.switches import GatewaySwitch
 from tracer.gateway.targets import stands_for_v1
 from tracer.gateway.tasks import Accepted, TaskSet
 from tracer.gateway.telemetry import Telemetry
 from tracer.gateway.upstream import Chain, Client, Timeouts, Watch
+from tracer.gateway.watching import Watched, WatchQueue, masked
 from tracer.serving.coins import Rng
 from tracer.types import Usage
 
@@ -43,7 +44,6 @@ log = logging.getLogger("tracer.gateway")
 TEND_S = 30.0
 _LOOK_S = 0.5
 _SHARE_S = 1.0
-_WATCHED = 1_000
 _RETIRE_S = 600.0
 _CONNECTIONS = 200
 _WORSE = ("closed", "half_open", "open")
@@ -177,7 +177,7 @@ class Gateway:
         self._reloading = asyncio.Lock()
         self._deaf: Callable[[], None] = lambda: None
         self._serving: Serving | None = None
-        self._watched: asyncio.Queue[tuple[Call, str | None, float, Usage | None]] = asyncio.Queue(_WATCHED)
+        self._watched = WatchQueue()
         self._work: set[asyncio.Task[None]] = set()
 
     @property
@@ -221,9 +221,8 @@ class Gateway:
         for task in tuple(self._work):
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
-        while not self._watched.empty():
-            call, output, at, usage = self._watched.get_nowait()
-            self.discovery.observe(call, output, at=at, usage=usage)
+        for one in self._watched.drain():
+            self._observe(one)
         await asyncio.to_thread(self._save)
         await asyncio.gather(*(asyncio.to_thread(line.close) for line in self.serving.lines.values()))
         if self._looks is not None:
@@ -254,11 +253,12 @@ class Gateway:
         tasks = [(name, line.home) for name, line in self.serving.lines.items()]
         return self.switch.turn(off, self.serving.config.home, tasks)
 
-    def watch(self, call: Call, output: str | None, usage: Usage | None) -> None:
-        """Let discovery see a call; one that finds no room is left out and counted."""
-        try:
-            self._watched.put_nowait((call, output, self.now(), usage))
-        except asyncio.QueueFull:
+    def watch(self, call: Call, output: str | None, usage: Usage | None, task: TaskConfig | None = None) -> None:
+        """Let discovery see a call, unless its task keeps no texts; one that finds no room is left out and counted."""
+        if task is not None and task.capture != "full":
+            return
+        redact = () if task is None else task.redact
+        if not self._watched.put(Watched(call, output, self.now(), usage, redact)):
             self.unwatched += 1
 
     def background(self, work: Awaitable[None]) -> None:
@@ -352,8 +352,10 @@ class Gateway:
 
     async def _discover(self) -> None:
         while True:
-            call, output, at, usage = await self._watched.get()
-            await asyncio.to_thread(self.discovery.observe, call, output, at=at, usage=usage)
+            await asyncio.to_thread(self._observe, await self._watched.get())
+
+    def _observe(self, one: Watched) -> None:
+        self.discovery.observe(*masked(one), at=one.at, usage=one.usage)
 
     def _save(self) -> None:
         home: Path = self.serving.config.home
