@@ -53,7 +53,7 @@ demo: $(STAMP)  ## Fit, certify and route real LLM-labelled messages
 
 test: $(STAMP)  ## The default test suite (installs Debian's postgresql where it is missing and may)
 	@scripts/ensure-postgres
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP)  ## Monte-Carlo tests of the guarantee, minutes
 	$(BIN)/python -m pytest -m slow

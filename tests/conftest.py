@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ from tracer.pipeline.training import Contender, Workshop, train
 from tracer.policies.policy import Policy
 from tracer.policies.serving_settings import ServingSettings
 from tracer.types import Dataset, LabelSpace
+
+os.environ["COLUMNS"] = "200"  # tables of the command line are as wide everywhere
 
 NOW = datetime(2026, 4, 14, 12, tzinfo=UTC)
 LEXICAL = FitConfig(targets=(0.8,), features="lexical")

@@ -178,6 +178,9 @@ def test_damaged_rows_stop_neither_the_page_nor_the_writing(opened: Open) -> Non
         connection.execute("UPDATE tracer_traffic SET facts = ?, started = ?", damage)
         connection.commit()
         connection.close()
+        until = time.monotonic() + 20.0
+        while "Not readable just now" not in shown(visit) and time.monotonic() < until:
+            time.sleep(0.2)  # what was read before may be shown for some seconds
         assert "Not readable just now" in shown(visit)
         visit.served.post(asked("where is my parcel"))
         until = time.monotonic() + 20.0
