@@ -34,7 +34,7 @@ def serve(
     """Answer where the LLM endpoint was: what a policy handles here, everything else by the upstream."""
     with errors_as_exits():
         try:
-            from tracer.gateway import app, auth, logs, serving, telemetry
+            from tracer.gateway import app, auth, logs, printing, serving, telemetry
             from tracer.gateway import workers as pool
             from tracer.gateway.config import load
         except ImportError as error:
@@ -46,7 +46,7 @@ def serve(
             telemetry.require()
         if dry_run:
             serving.Chains(known)
-            print_json(known.redacted())
+            print_json(printing.written(known))
             return
         logs.log_as_json(log_level or known.log_level)
         place = pool.Place.found(os.environ)
