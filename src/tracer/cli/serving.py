@@ -81,15 +81,25 @@ def tasks(config: Config = Path("tracer.yaml"), json: options.Json = False) -> N
     with errors_as_exits():
         try:
             from tracer.gateway.config import load
-            from tracer.gateway.discovery import stored
+            from tracer.gateway.discovery import ENUM_CALLS, FIRST_LOOK, stored
+            from tracer.gateway.serving import TEND_S
         except ImportError as error:
             raise _missing(error) from error
-        found = stored(load(config, os.environ).home)
+        known = load(config, os.environ)
+        seen = stored(known.home)
+        found = [proposal for proposal in seen if not proposal.is_of(known.tasks)]
         if json:
             print_json([proposal.as_dict() for proposal in found])
             return
-        if not found:
-            out.print("no task was found yet: let the gateway see some hundred calls")
+        if not found and seen:
+            out.print("all traffic that was found is declared")
+        elif not found:
+            out.print(
+                f"no task was found yet: it takes {ENUM_CALLS} calls under one prompt where the request lists its "
+                f"labels, and {2 * FIRST_LOOK} at least where it does not; what is found is written every "
+                f"{TEND_S:g} seconds",
+                soft_wrap=True,
+            )
         for proposal in found:
             out.print(escape(proposal.yaml()), soft_wrap=True)
 
