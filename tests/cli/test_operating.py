@@ -147,7 +147,7 @@ def test_status_tells_what_audits_say(here: Path, messages: Dataset) -> None:
 def test_status_tells_who_answers_instead(here: Path, messages: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     some = replace(messages.take(np.arange(1200, 1210)), dense=None, embedder=None)
     with TraceStore.open(here) as store:
-        store.append(replace(some, origins=("deferred",) * len(some)))
+        store.append(replace(some, origins=("deferred",) * len(some)))  # type: ignore[arg-type]
     told = run("status", "--home", here).stdout
     assert "10 of 240 new traces" in told
     assert "mode live" in told

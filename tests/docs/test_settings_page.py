@@ -35,7 +35,8 @@ def tables() -> dict[str, dict[str, str]]:
 
 
 def example() -> str:
-    return re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[-1]
+    found: list[str] = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    return found[-1]
 
 
 def environ() -> Mapping[str, str]:

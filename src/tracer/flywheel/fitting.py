@@ -82,13 +82,12 @@ def fit(
         if config is None:
             target, settings = target or goals.target, {"delta": goals.delta} | settings
     config = _configured(config, target, settings)
-    anything = any(argument is not None for argument in (traces, texts, labels, embeddings))
-    if home is not None and not anything and not may_hold_traces(Path(home)):
-        raise TraceError(f"{home}: {NONE_STORED}")
+    are_given = home is None or any(argument is not None for argument in (traces, texts, labels, embeddings))
+    _check_stored(home, needed=not are_given)
     encoder, spec = encoder_of(embedder, Path(home) / CACHE if home is not None else None)
     given: Dataset | None = None
     encodings: Encodings | None = None
-    if home is None or anything:
+    if are_given:
         given, log = read(traces, texts=texts, labels=labels, embeddings=embeddings, label_set=label_set, reader=reader)
         records = records_of(traces, log, records)
         given, encodings = embed_dataset(given, encoder, config, progress)
@@ -133,6 +132,12 @@ def fit(
             leave(folder, outcome.warm)
             explain(folder, verdict, dataset if stored else store.load(labels=_declared(dataset)), config, parent)
             return verdict
+
+
+def _check_stored(home: str | Path | None, *, needed: bool) -> None:
+    """Before anything is made there: a fit of what is stored needs a place where something may be."""
+    if needed and home is not None and not may_hold_traces(Path(home)):
+        raise TraceError(f"{home}: {NONE_STORED}")
 
 
 def _decided(home: Path, line: Line, through: int) -> None:

@@ -21,8 +21,8 @@ FILE = "goals.json"
 @dataclass(frozen=True, slots=True)
 class Goals:
     """``target`` and ``delta`` of the promise; the ``embedder``'s name and the declared ``labels`` for a first fit, and
-    the ``task``'s name in a shared database. ``observed``: the gateway lets the teacher answer everything, whatever is in
-    force."""
+    the ``task``'s name in a shared database. ``observed``: the gateway lets the teacher answer everything,
+    whatever is in force."""
 
     target: float
     delta: float
