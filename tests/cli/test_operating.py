@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from tracer import flywheel
 from tracer.cli.app import app
 from tracer.config import FitConfig
+from tracer.flywheel.goals import Goals
 from tracer.pipeline import Certified
 from tracer.policies.registry import PolicyRegistry
 from tracer.policies.serving_settings import ServingSettings
@@ -142,11 +144,30 @@ def test_status_tells_what_audits_say(here: Path, messages: Dataset) -> None:
     assert "--days needs --calls-per-day" in fails("status", "--home", here, "--days", 14)
 
 
+def test_status_tells_who_answers_instead(here: Path, messages: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = replace(messages.take(np.arange(1200, 1210)), dense=None, embedder=None)
+    with TraceStore.open(here) as store:
+        store.append(replace(some, origins=("deferred",) * len(some)))  # type: ignore[arg-type]
+    told = run("status", "--home", here).stdout
+    assert "10 of 240 new traces" in told
+    assert "mode live" in told
+    Goals(0.8, 0.05, observed=True).write(here)
+    told = run("status", "--home", here).stdout
+    assert "a gateway observes only: the teacher answers everything" in told
+    assert "mode live" not in told
+    assert document("status", "--home", here)["observed"] is True
+    monkeypatch.setenv("TRACER_OFF", "1")
+    assert "switched off by TRACER_OFF" in run("status", "--home", here).stdout
+
+
 def test_the_loop_demotes_on_an_alarm_and_tells(here: Path, messages: Dataset) -> None:
     """A teacher that changed its mind on everything: the alarm rings, and no safer threshold helps."""
     routed(here, messages, range(1300, 1500), wrong=True)
     shown = run("flywheel", "run", "--once", "--home", here)
     assert shown.exit_code in (0, 3), shown.output
+    assert all(re.match(r"\d{4}-\d\d-\d\d .* (INFO|WARNING) ", line) for line in shown.stderr.splitlines())
+    assert "WARNING alarm: " in shown.stderr
+    assert shown.stdout == "", "a line an event, and no tables"
     told = document("history", "--home", here)["events"]
     demotion = next(e for e in told if e["event"] == "demote")
     assert demotion["from"] == "v0002"

@@ -228,6 +228,13 @@ def test_an_update_needs_a_fit(tmp_path: Path, more: Dataset) -> None:
         flywheel.update(more, home=tmp_path, on_refusal="panic")  # type: ignore[arg-type]
 
 
+def test_a_fit_of_nothing_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    for home in (tmp_path, tmp_path / "none"):
+        with pytest.raises(TraceError, match="no traces are stored here: give a log"):
+            flywheel.fit(home=home)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_way_to_give_traces_gives_the_same_policy(
     small_texts: Dataset, fitted: tuple[Path, Certified], tmp_path: Path, now: datetime
 ) -> None:

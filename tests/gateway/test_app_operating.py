@@ -285,6 +285,14 @@ def test_undeclared_traffic_is_proposed(tmp_path: Path) -> None:
     done = tracer("tasks", "--config", str(config))
     assert done.returncode == 0, done.stderr
     assert found["fingerprint"] in done.stdout
+    assert "# labels: sales 25, billing 0\n" in done.stdout
+    for match in (f"fingerprints: [{found['fingerprint']}]", "models: [gpt-4o-mini]"):
+        least = f"home: {tmp_path}\nupstreams: {{u: {{base_url: 'http://u'}}}}\ntasks: {{t: {{match: {{{match}}}}}}}"
+        config.write_text(least)
+        assert tracer("tasks", "--config", str(config)).stdout == "all traffic that was found is declared\n"
+    (tmp_path / "discovered.json").unlink()
+    told = tracer("tasks", "--config", str(config)).stdout
+    assert all(part in told for part in ("20 calls", "400 at least", "every 30 seconds"))
 
 
 def test_logs_hold_no_content_and_no_key(known: Known, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -313,7 +321,7 @@ def test_a_dry_run_checks_and_shows_no_secret(tmp_path: Path) -> None:
     done = tracer("serve", "--config", str(config), "--dry-run")
     assert done.returncode == 0, done.stderr
     assert digest("k") not in done.stdout
-    assert json.loads(done.stdout)["tasks"][0]["name"] == "desk"
+    assert list(json.loads(done.stdout)["tasks"]) == ["desk"]
     config.write_text(settings("http://127.0.0.1:9", tmp_path) + "taskz: {}\n")
     done = tracer("serve", "--config", str(config), "--dry-run")
     assert done.returncode == 1

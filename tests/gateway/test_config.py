@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tracer.errors import ConfigError
 from tracer.gateway.config import load, parse
 from tracer.gateway.credentials import KeyHash, Secret
+from tracer.gateway.printing import written
 from tracer.gateway.settings import InputSelector
 
 UP = "upstreams: {openai: {base_url: 'https://api.openai.com/v1'}}\n"
@@ -135,11 +136,31 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_no_secret_shows_in_any_form() -> None:
     config = parse(FULL, SECRETS)
-    shown = " ".join([repr(config), str(config), f"{config!s:>10}", json.dumps(config.redacted())])
+    shown = " ".join([repr(config), str(config), f"{config!s:>10}", json.dumps(written(config))])
     for secret in (*SECRETS.values(), "pw3", DIGEST[7:]):
         assert secret not in shown
-    assert json.loads(json.dumps(config.redacted()))["upstreams"][0]["api_key"] == "***"
-    assert config.redacted()["tasks"][0]["target"] == 0.9
+    assert written(config)["upstreams"]["openai"]["api_key"] == "***"
+
+
+def test_settings_are_printed_as_the_file_has_them_and_can_be_read_again() -> None:
+    more = """
+  json: {match: {models: b}, input: {json: a.b, ignore: [c.d], history: ignore}, callers_label: true, callers_label_within_s: 60}
+  asked: {teacher: m, upstream: claude, label: {options: [x, y]}, fallback: {system: "Which?", field: "", upstream: openai, at_once: 3}}
+keys:
+"""
+    config = parse(FULL.replace("\nkeys:\n", more), SECRETS)
+    shown = written(config)
+    assert shown["tasks"]["desk"]["label"] == {"options": ["no", "yes"], "field": "result.desk"}
+    assert shown["tasks"]["desk"]["input"] == {
+        "from": "user",
+        "regex": "(?s)Message: (?P<text>.*)",
+        "history": "prompt",
+        "group": "text",
+    }
+    assert (shown["tasks"]["json"]["callers_label"], shown["tasks"]["json"]["callers_label_within_s"]) == (True, 60.0)
+    assert shown["upstreams"]["claude"]["speaks"] == ["messages"]
+    again = json.dumps(shown).replace('"***"', '"${HIDDEN}"')
+    assert written(parse(again, {"HIDDEN": DIGEST})) == shown
 
 
 @pytest.mark.parametrize(

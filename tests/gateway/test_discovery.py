@@ -225,5 +225,6 @@ def test_hostile_labels_are_quoted() -> None:
         found.observe(call(f"question {i}", options=options, model="m\nevil: 1"), "yes", at=float(i))
     (proposal,) = found.proposals()
     assert "\nevil" not in proposal.yaml()
+    assert "# labels: yes 30, a: {b 0, x y 0, ${HOME} 0, # no 0\n" in proposal.yaml()
     pasted = UP + "tasks:\n" + _indented(proposal)
     assert parse(pasted.replace("${HOME}", "HOME"), {}).tasks[0].labels == (*options[:3], "HOME", "# no")

@@ -195,7 +195,7 @@ def test_an_id_that_repeats_in_one_call_is_taken_once(store: TraceStore) -> None
 def test_nothing_to_append_is_nothing(store: TraceStore) -> None:
     assert store.append([]).n_added == 0
     assert (store.count(), store.through(), stored(store), store.fingerprints()) == (0, 0, [], ())
-    with pytest.raises(TraceError, match="no traces are stored here; run `tracer fit` first"):
+    with pytest.raises(TraceError, match="no traces are stored here: give a log"):
         store.load()
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -15,12 +16,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from tracer import cost
 from tracer.errors import BusyError, ConfigError, TracerError
+from tracer.flywheel.goals import Goals
 from tracer.types import Usage
 
 REFUSED = 3
 """Exit code where the gate refuses: for scripts and CI."""
 BUSY = 4
 """Exit code where another process is at it."""
+OBSERVED = "a gateway observes only: the teacher answers everything (mode: observe in its tracer.yaml)"
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
@@ -43,6 +46,12 @@ def errors_as_exits() -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         err.print(f"[bold red]error:[/] {escape(where + (error.strerror or str(error)))}", soft_wrap=True)
         raise typer.Exit(1) from error
+
+
+def observed(home: Path) -> bool:
+    """Whether a gateway serves this home that lets the teacher answer everything. Raises ConfigError."""
+    goals = Goals.read(home)
+    return goals is not None and goals.observed
 
 
 def escape(text: str) -> str:

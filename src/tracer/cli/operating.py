@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -14,7 +15,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from tracer.cli import options
-from tracer.cli.common import err, errors_as_exits, escape, out, percent, print_json
+from tracer.cli.common import OBSERVED, err, errors_as_exits, escape, observed, out, percent, print_json
 from tracer.errors import ConfigError, TraceError
 from tracer.flywheel import homes, running, switching, watching
 from tracer.flywheel.fitting import level_of
@@ -22,8 +23,10 @@ from tracer.flywheel.settings import Settings
 from tracer.flywheel.watching import View
 from tracer.monitoring import budgets
 from tracer.monitoring.alarms import MonitorConfig
-from tracer.policies.registry import PolicyRegistry
+from tracer.policies.registry import OFF, PolicyRegistry
 from tracer.policies.serving_settings import Mode, ServingSettings
+from tracer.reporting.texts import clean
+from tracer.serving.states import KILL_SWITCH, switched_off
 
 Note = Annotated[str, typer.Option(help="A remark for the history.")]
 _ARL = MonitorConfig().arl
@@ -50,8 +53,9 @@ def status(
         known = running.facts(view, wanted, datetime.now(UTC))
         serving = ServingSettings.read(home)
         plan = None if days is None else _plan(view, days, calls_per_day)
-        off = (home / "OFF").exists()
+        off = (home / OFF).exists() or switched_off()
         known |= {"mode": serving.mode, "share": serving.share, "audit_rate": serving.audit_rate, "off": off}
+        known["observed"] = observed(home)
         if plan is not None:
             known["plan"] = {"rate": plan.rate, "reachable": plan.reachable, "statement": plan.statement()}
         if json:
@@ -76,11 +80,16 @@ def _plan(view: View, days: float, calls_per_day: float | None) -> budgets.Plan:
 
 def _show_status(known: dict[str, Any], view: View) -> None:
     styles = {"quiet": "green", "warn": "yellow", "alarm": "red", "teacher": "yellow"}
-    word = "switched off" if known["off"] else known["status"]
+    word = known["status"]
+    if known["off"]:
+        word = f"switched off by {KILL_SWITCH}" if switched_off() else "switched off"
     policy = f"policy {known['policy']} ({known['guarantee']})" if known["policy"] else "no policy: the teacher answers"
     out.print(f"[bold {styles[known['status']]}]{word}[/]  {policy}, target {known['target']:g}")
     share = f" for a share of {known['share']:g}" if known["mode"] == "canary" else ""
-    out.print(f"mode {known['mode']}{share}, {known['audit_rate']:.1%} of traffic is audited")
+    if known["observed"]:
+        out.print(OBSERVED)
+    else:
+        out.print(f"mode {known['mode']}{share}, {known['audit_rate']:.1%} of traffic is audited")
     if view.monitor is not None:
         monitor = view.monitor
         low, high = monitor.interval
@@ -213,11 +222,12 @@ def flywheel_run(
     """Watch a home, refit when enough fresh traces came or an alarm rang, promote and demote; until interrupted.
 
     Tells of alarms in the log, in metrics.prom, and at the URL in TRACER_WEBHOOK. Any number of replicas may run.
+    Each event is a line of the log; silence means that nothing changed.
     """
     logger = logging.getLogger("tracer")
     logger.setLevel(logging.INFO)
     if not logger.handlers:
-        logger.addHandler(RichHandler(console=err, show_path=False, markup=False))
+        logger.addHandler(_log_handler())
     # As the first process of a container it would be deaf to SIGTERM otherwise.
     before = signal.signal(signal.SIGTERM, _interrupt)
     with errors_as_exits():
@@ -228,6 +238,22 @@ def flywheel_run(
         finally:
             signal.signal(signal.SIGTERM, before)
     raise typer.Exit(code)
+
+
+class _Lines(logging.Handler):
+    """A line a record on standard error, whatever that is by then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(clean(self.format(record)).replace("\n", " ") + "\n")
+
+
+def _log_handler() -> logging.Handler:
+    """For people, or a line an event where nobody looks."""
+    if err.is_terminal:
+        return RichHandler(console=err, show_path=False, markup=False)
+    handler = _Lines()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -34,7 +34,7 @@ def serve(
     """Answer where the LLM endpoint was: what a policy handles here, everything else by the upstream."""
     with errors_as_exits():
         try:
-            from tracer.gateway import app, auth, logs, serving, telemetry
+            from tracer.gateway import app, auth, logs, printing, serving, telemetry
             from tracer.gateway import workers as pool
             from tracer.gateway.config import load
         except ImportError as error:
@@ -46,7 +46,7 @@ def serve(
             telemetry.require()
         if dry_run:
             serving.Chains(known)
-            print_json(known.redacted())
+            print_json(printing.written(known))
             return
         logs.log_as_json(log_level or known.log_level)
         place = pool.Place.found(os.environ)
@@ -81,15 +81,25 @@ def tasks(config: Config = Path("tracer.yaml"), json: options.Json = False) -> N
     with errors_as_exits():
         try:
             from tracer.gateway.config import load
-            from tracer.gateway.discovery import stored
+            from tracer.gateway.discovery import ENUM_CALLS, FIRST_LOOK, stored
+            from tracer.gateway.serving import TEND_S
         except ImportError as error:
             raise _missing(error) from error
-        found = stored(load(config, os.environ).home)
+        known = load(config, os.environ)
+        seen = stored(known.home)
+        found = [proposal for proposal in seen if not proposal.is_of(known.tasks)]
         if json:
             print_json([proposal.as_dict() for proposal in found])
             return
-        if not found:
-            out.print("no task was found yet: let the gateway see some hundred calls")
+        if not found and seen:
+            out.print("all traffic that was found is declared")
+        elif not found:
+            out.print(
+                f"no task was found yet: it takes {ENUM_CALLS} calls under one prompt where the request lists its "
+                f"labels, and {2 * FIRST_LOOK} at least where it does not; what is found is written every "
+                f"{TEND_S:g} seconds",
+                soft_wrap=True,
+            )
         for proposal in found:
             out.print(escape(proposal.yaml()), soft_wrap=True)
 

@@ -13,11 +13,13 @@ from rich.table import Table
 from tracer import backtesting, cost, flywheel, pipeline
 from tracer.cli import options, views
 from tracer.cli.common import (
+    OBSERVED,
     REFUSED,
     call_price,
     err,
     errors_as_exits,
     escape,
+    observed,
     out,
     percent,
     print_json,
@@ -288,6 +290,8 @@ def _finish(verdict: Verdict, log: TraceLog | None, home: Path, *, json: bool) -
             f"{force} in {home}"
             + (f": try `tracer show --home {home}`, `tracer route --home {home}`" if active else "")
         )
+        if active and observed(home):
+            out.print(OBSERVED)
     if isinstance(verdict, Refused):
         raise typer.Exit(REFUSED)
 

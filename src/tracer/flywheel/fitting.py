@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from tracer import pipeline, storage
 from tracer.config import FitConfig
-from tracer.errors import StoreError
+from tracer.errors import StoreError, TraceError
 from tracer.features.dense import Embedder
 from tracer.flywheel.committing import explain, leave, saved
 from tracer.flywheel.goals import Goals
-from tracer.flywheel.homes import CACHE, HOME, clear_tainted, fitting, locked, opened
+from tracer.flywheel.homes import CACHE, HOME, clear_tainted, fitting, locked, may_hold_traces, opened
 from tracer.flywheel.lines import NEWEST, fingerprints_of, line_for_fit
 from tracer.flywheel.reading import Traces, embed_dataset, encode_names, encoder_of, read
 from tracer.flywheel.settings import Challenger, Line, Settings
@@ -32,7 +32,7 @@ from tracer.policies.fingerprints import Fingerprint, belongs
 from tracer.policies.registry import PolicyRegistry
 from tracer.stats import testing
 from tracer.traces.readers import TraceLog
-from tracer.traces.store import TraceStore
+from tracer.traces.store import NONE_STORED, TraceStore
 from tracer.types import Dataset, LabelSpace, Trace
 
 
@@ -82,10 +82,12 @@ def fit(
         if config is None:
             target, settings = target or goals.target, {"delta": goals.delta} | settings
     config = _configured(config, target, settings)
+    are_given = home is None or any(argument is not None for argument in (traces, texts, labels, embeddings))
+    _check_stored(home, needed=not are_given)
     encoder, spec = encoder_of(embedder, Path(home) / CACHE if home is not None else None)
     given: Dataset | None = None
     encodings: Encodings | None = None
-    if home is None or any(argument is not None for argument in (traces, texts, labels, embeddings)):
+    if are_given:
         given, log = read(traces, texts=texts, labels=labels, embeddings=embeddings, label_set=label_set, reader=reader)
         records = records_of(traces, log, records)
         given, encodings = embed_dataset(given, encoder, config, progress)
@@ -130,6 +132,12 @@ def fit(
             leave(folder, outcome.warm)
             explain(folder, verdict, dataset if stored else store.load(labels=_declared(dataset)), config, parent)
             return verdict
+
+
+def _check_stored(home: str | Path | None, *, needed: bool) -> None:
+    """Before anything is made there: a fit of what is stored needs a place where something may be."""
+    if needed and home is not None and not may_hold_traces(Path(home)):
+        raise TraceError(f"{home}: {NONE_STORED}")
 
 
 def _decided(home: Path, line: Line, through: int) -> None:

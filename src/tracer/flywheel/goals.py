@@ -21,13 +21,15 @@ FILE = "goals.json"
 @dataclass(frozen=True, slots=True)
 class Goals:
     """``target`` and ``delta`` of the promise; the ``embedder``'s name and the declared ``labels`` for a first fit, and
-    the ``task``'s name in a shared database."""
+    the ``task``'s name in a shared database. ``observed``: the gateway lets the teacher answer everything,
+    whatever is in force."""
 
     target: float
     delta: float
     embedder: str | None = None
     labels: tuple[str, ...] | None = None
     task: str = "default"
+    observed: bool = False
 
     def met(self, certificate: Certificate) -> bool:
         """Whether a certificate promises at least as much."""
@@ -57,6 +59,7 @@ class Goals:
             return cls(
                 float(content["target"]), float(content["delta"]), content["embedder"],
                 None if labels is None else tuple(map(str, labels)), str(content["task"]),
+                bool(content.get("observed", False)),
             )  # fmt: skip
         except FileNotFoundError:
             return None

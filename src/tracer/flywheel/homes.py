@@ -15,7 +15,8 @@ from tracer.flywheel.goals import Goals
 from tracer.flywheel.settings import TEACHER, Line, Settings
 from tracer.policies.fingerprints import Fingerprint, belongs
 from tracer.policies.history import UNRECORDED, Event
-from tracer.policies.registry import PolicyRegistry
+from tracer.policies.registry import SETTINGS, PolicyRegistry
+from tracer.traces.database import FILE
 from tracer.traces.store import COPY, TraceStore
 from tracer.types import Dataset, LabelSpace
 
@@ -84,7 +85,7 @@ def opened(
 def store_of(home: Path, settings: Settings | None, task: str = "default") -> TraceStore:
     """The same without a lock, to read from and to append to."""
     url = os.environ.get(DATABASE_URL, "")
-    remote = url.startswith(("postgres://", "postgresql://", "postgresql+"))
+    remote = _is_postgresql(url)
     if settings is not None:
         remote, task = settings.store == "postgresql", settings.task
         if remote and not url:
@@ -97,6 +98,16 @@ def store_of(home: Path, settings: Settings | None, task: str = "default") -> Tr
         store.close()
         raise StoreError(f"{store.url}: is another trace store than the one that {home} was fitted on")
     return store
+
+
+def may_hold_traces(home: Path) -> bool:
+    """Whether traces may be stored for this home: false where it has no file of them and no database is named."""
+    known = (home / FILE).exists() or (home / SETTINGS).exists()
+    return known or _is_postgresql(os.environ.get(DATABASE_URL, ""))
+
+
+def _is_postgresql(url: str) -> bool:
+    return url.startswith(("postgres://", "postgresql://", "postgresql+"))
 
 
 def stored_traces(home: Path, settings: Settings) -> Dataset:

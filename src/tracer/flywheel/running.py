@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -90,9 +91,10 @@ def due(home: Path, settings: Settings) -> Due:
     reason = settings.refit
     if not reason and n_fresh >= needed and config.guarantee == "certified":  # an estimate waits for audits, and growth
         reason = f"{n_fresh:,} fresh shadow traces"
-    if not reason and len(dataset) >= GROWN * max(len(dataset) - new, 1):
+    wanted = math.ceil(GROWN * max(len(dataset) - new, 1)) - (len(dataset) - new)
+    if not reason and new >= wanted:
         reason = f"{new:,} new traces"
-    waiting = f"{n_fresh:,} of {needed:,} fresh shadow traces, {new:,} new traces"
+    waiting = f"{n_fresh:,} of {needed:,} fresh shadow traces, {new:,} of {wanted:,} new traces"
     return Due(bool(reason), reason or waiting, n_fresh, needed)
 
 
@@ -170,7 +172,9 @@ class _Loop:
         if wanted.now and self.running is None and (once or self.clock() >= self.backoff.until):
             log.info("refit: %s", wanted.reason)
             self.told = len(PolicyRegistry(self.home).history())
-            self.running, self.since = subprocess.Popen(self.refit), self.clock()
+            # What it prints is for people: a log gets a line an event.
+            shown = None if sys.stdout.isatty() else subprocess.DEVNULL
+            self.running, self.since = subprocess.Popen(self.refit, stdout=shown), self.clock()
         if once and self.running is not None:
             self.running.wait()
             self._ended()
@@ -212,7 +216,9 @@ class _Loop:
             log.warning("what the refit did cannot be told: %s", error)
             return
         for event in events:
-            if event.event in _TOLD and not (event.event == "demote" and "audits of what it handles" in event.note):
+            if event.event not in _TOLD:
+                log.info("%s: %s", event.event, " ".join(event.note.split()) or event.after or "done")
+            elif event.event != "demote" or "audits of what it handles" not in event.note:
                 self.on_notice(
                     Notice(_TOLD[event.event], f"{event.event} {event.after or 'the teacher'}: {event.note}")
                 )

@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 from tracer.errors import ConfigError
 from tracer.gateway import patterns
-from tracer.gateway.calls import Wire
 from tracer.gateway.composing import is_selected
 from tracer.gateway.credentials import KeyHash, Secret
 from tracer.gateway.documents import Node, parsed
 from tracer.gateway.settings import (
+    WIRES,
     Asking,
     Capture,
     GatewayConfig,
@@ -50,13 +50,6 @@ _TASK = (
     "on_upstream_down", "capture", "redact", "fallback", "callers_label", "callers_label_within_s", "stateless",
 )  # fmt: skip
 _FALLBACK = ("system", "user", "field", "upstream", "at_once")
-_WIRES: Mapping[str, Wire] = {
-    "chat": "openai.chat",
-    "responses": "openai.responses",
-    "messages": "anthropic.messages",
-    "decisions": "decisions",
-    "systemone": "systemone",
-}
 _FLAGS = {"callers_label": "labelled", "stateless": "stateless"}
 _COUNTS = {
     "body_bytes": (1024, 1 << 30), "queue": (1, 10_000_000), "concurrency": (1, 1_000_000),
@@ -172,7 +165,7 @@ def _upstream(name: str, node: Node, known: tuple[str, ...]) -> Upstream:
         if key in at:
             given[key] = at[key].number(low, high)
     if "speaks" in at:
-        given["formats"] = tuple(_WIRES[item.choice(tuple(_WIRES))] for item in at["speaks"].items())
+        given["formats"] = tuple(WIRES[item.choice(tuple(WIRES))] for item in at["speaks"].items())
     if "retries" in at:
         given["retries"] = at["retries"].integer(0, 10)
     secret = at["api_key"].secret() if "api_key" in at else None

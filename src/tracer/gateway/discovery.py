@@ -42,7 +42,7 @@ UNSEEN = 0.05
 LEVEL = 0.001
 REPEATED = 5
 MOST_LABELS = 255
-_ENUM_CALLS = 20
+ENUM_CALLS = 20
 _LONGEST = 80
 _FEWEST_DISTINCT = 30
 _SKETCH = 64
@@ -147,7 +147,7 @@ class _Group:
     def evidence(self) -> Evidence | None:
         """Why it is a task; None where nothing shows it."""
         if self.options is not None:
-            return "enum" if len(self.options) > 1 and self.n_answerable >= _ENUM_CALLS else None
+            return "enum" if len(self.options) > 1 and self.n_answerable >= ENUM_CALLS else None
         many = self.distinct() >= max(_FEWEST_DISTINCT, 0.5 * min(self.n, 400))
         labels = len(self.names)
         repeated = 2 <= labels <= MOST_LABELS and self.n >= 10 * len(self.outputs)

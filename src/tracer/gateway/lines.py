@@ -270,7 +270,7 @@ class TaskLine:
 def goals_of(config: GatewayConfig, task: TaskConfig) -> Goals:
     """What a task asks of its policies."""
     name = task.name if config.database is not None else "default"
-    return Goals(task.target, task.delta, task.embedder, task.labels, name)
+    return Goals(task.target, task.delta, task.embedder, task.labels, name, task.mode == "observe")
 
 
 def prepare(home: Path, task: TaskConfig, goals: Goals) -> None:

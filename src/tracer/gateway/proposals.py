@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import yaml
 
 from tracer.cost import call_usd, price_of, project
 from tracer.gateway import patterns
+from tracer.gateway.settings import TaskConfig
 from tracer.types import Usage
 
 COVERAGES = (0.3, 0.9)
@@ -18,6 +20,7 @@ COVERAGES = (0.3, 0.9)
 HOUR_S = 3600.0
 _DAY_S = 86400.0
 _SHOWN_LABELS = 255
+_TOLD_LABELS = 20
 
 Evidence = Literal["enum", "repeats"]
 
@@ -133,6 +136,10 @@ class Proposal:
         template = None if given is None else (str(given[0]), str(given[1]))
         return cls(**{**values, "labels": labels, "template": template})
 
+    def is_of(self, tasks: Iterable[TaskConfig]) -> bool:
+        """Whether one of these tasks takes such calls by now, by their prompt or by their model."""
+        return any(self.fingerprint in task.fingerprints or self.model in task.models for task in tasks)
+
     def _statements(self) -> list[str]:
         daily, cost, saved = self.calls_per_day, self.call_usd, self.saved_year()
         model = " ".join(self.model.split())
@@ -140,6 +147,10 @@ class Proposal:
         if self.n_usage:
             mean = self.input_tokens / self.n_usage, self.output_tokens / self.n_usage
             out.append(f"{mean[0]:,.0f} tokens in and {mean[1]:,.0f} out on average")
+        if self.labels:
+            told = [f"{_in_a_line(label)} {n:,}" for label, n in self.labels[:_TOLD_LABELS]]
+            more = len(self.labels) - len(told)
+            out.append(f"labels: {', '.join(told)}" + (f", and {more:,} more" if more else ""))
         out.append("the price of a call is unknown" if cost is None else f"${cost:.6f} a call at list prices")
         if saved is not None:
             low, high = COVERAGES
@@ -148,6 +159,11 @@ class Proposal:
                 "handled; a fit says how many are"
             )
         return out
+
+
+def _in_a_line(text: str) -> str:
+    """A text without what would end a comment."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def common_start(a: str, b: str) -> str:

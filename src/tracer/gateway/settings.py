@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tracer.gateway.calls import Wire
-from tracer.gateway.credentials import HIDDEN, KeyHash, Secret
+from tracer.gateway.credentials import KeyHash, Secret
 
 UpstreamKind = Literal["openai", "anthropic", "decisions", "systemone"]
 Mode = Literal["observe", "shadow", "canary", "live"]
@@ -23,6 +23,14 @@ SPOKEN: Mapping[UpstreamKind, tuple[Wire, ...]] = {
     "systemone": ("systemone",),
 }
 """The formats of each kind of upstream, unless it says otherwise."""
+WIRES: Mapping[str, Wire] = {
+    "chat": "openai.chat",
+    "responses": "openai.responses",
+    "messages": "anthropic.messages",
+    "decisions": "decisions",
+    "systemone": "systemone",
+}
+"""The formats by the names that ``speaks`` gives them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +178,7 @@ class GatewayConfig:
     """All of ``tracer.yaml``. ``database`` None is SQLite in each task's home.
 
     The first upstream is the default one. ``metrics`` is the token that ``/metrics`` asks for. ``reload``: whether a
-    changed file is taken up by itself. No ``repr`` and no ``redacted`` shows a secret.
+    changed file is taken up by itself. No ``repr`` shows a secret; `printing.written` shows the rest.
     """
 
     listen: Listen
@@ -193,19 +201,3 @@ class GatewayConfig:
     def upstream(self, name: str) -> Upstream:
         """An upstream by name; a KeyError for one that there is not."""
         return {known.name: known for known in self.upstreams}[name]
-
-    def redacted(self) -> dict[str, Any]:
-        """The settings in force as JSON-ready values, each secret as ``***``."""
-        return {name: _plain(getattr(self, name)) for name in self.__slots__}
-
-
-def _plain(value: object) -> Any:
-    if isinstance(value, Secret | KeyHash):
-        return HIDDEN
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
-    return value

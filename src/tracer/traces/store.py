@@ -39,6 +39,7 @@ from tracer.types import Dataset, EmbedderIdentity, Int64, LabelSpace, Origin, T
 __all__ = ["Appended", "Fingerprint", "Forgotten", "StoreFacts", "TraceStore", "Traffic", "check_fits"]
 
 COPY = "columns"
+NONE_STORED = "no traces are stored here: give a log (`tracer fit LOG`), or let a gateway record some"
 """Folder in a home with the local copy that fits read (see ``columns``); it may be deleted at any time."""
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PAGE = 1_000
@@ -232,7 +233,7 @@ class TraceStore:
             reader = self._reader(connection)
             dataset = columns.load(reader, folder, fingerprints=fingerprints, through=through, labels=labels)
         if dataset is None:
-            raise TraceError(f"{self.url}: no traces are stored here; run `tracer fit` first")
+            raise TraceError(f"{self.url}: {NONE_STORED}")
         if dataset.dense is not None and dataset.texts is not None and n_digests(dataset.texts):
             return replace(dataset, texts=None)
         return dataset
