@@ -15,6 +15,7 @@ from tests.gateway.standin import Fault, Standin
 from tracer.errors import StoreError
 from tracer.gateway.opened import NAME, OpenCalls, Opened
 from tracer.policies.serving_settings import ServingSettings
+from tracer.traces.digests import digest_of
 from tracer.types import FAILED, Usage
 
 PLAIN = ServingSettings(audit_rate=0.0)
@@ -172,7 +173,29 @@ def test_texts_that_no_file_may_hold_wait_in_memory(tmp_path: Path) -> None:
     assert (status, call and call.text) == ("recorded", "secret a")
     other = OpenCalls(tmp_path, 10.0, on_disk=False)
     assert other.take("b", "x", 1.0) == ("unknown", None)
-    assert [call.text for call in calls.expired(100.0)] == ["secret c"]
+    assert other.expired(500.0) == [], "what another process has is not its to forget"
+    status, call = calls.take("b", "x", 2.0)
+    assert (status, call and call.text) == ("recorded", "secret b"), "nor was the label burnt"
+    assert [call.text for call in calls.expired(500.0)] == ["secret c"]
+    calls.put([Opened("d", "secret d", 0.0, "audit", None, True)], 500.0)
+    assert other.expired(1e6) == []
+    assert calls.expired(1e6) == [], "forgotten an hour after its time, as where a process has ended"
+
+
+def test_texts_in_memory_outlive_other_settings(tmp_path: Path) -> None:
+    calls = OpenCalls(tmp_path, 10.0, on_disk=False)
+    calls.put([Opened("a", "secret a", 0.0, "audit", None, True)], 0.0)
+    calls.renew(20.0, on_disk=True)
+    calls.put([Opened("b", "text b", 0.0, "audit", None, True)], 0.0)
+    assert [call.id for call in calls.expired(15.0)] == ["a"], "each waits as long as was said when it came"
+    status, call = calls.take("b", "x", 1.0)
+    assert (status, call and call.text) == ("recorded", "text b")
+    calls.renew(20.0, on_disk=False)
+    calls.put([Opened("c", "secret c", 0.0, "audit", None, True)], 0.0)
+    calls.renew(20.0, on_disk=True)
+    status, call = calls.take("c", "x", 1.0)
+    assert (status, call and call.text) == ("recorded", digest_of("secret c"))
+    assert OpenCalls(tmp_path, 10.0).take("b", "x", 1.0)[0] == "known"
 
 
 def test_a_damaged_file_begins_anew_and_one_that_is_none_says_so(tmp_path: Path) -> None:

@@ -136,6 +136,10 @@ class Serving:
                 if line not in old.values():
                     line.close(0.0)
             raise
+        for name, line in lines.items():
+            earlier = before.lines.get(name) if before is not None else None
+            if earlier is not None and earlier is not line and earlier.home == line.home:
+                line.succeed(earlier)
         return cls(
             config,
             TaskSet(config.tasks),
