@@ -112,6 +112,19 @@ def test_a_caller_can_say_that_its_teacher_failed(known: Known, tmp_path: Path) 
         assert [(trace.label, trace.origin) for trace in served.traces()] == [(FAILED, "audit")]
 
 
+@pytest.mark.parametrize("promise", ["", LABELLED])
+def test_a_mistyped_label_can_be_corrected(known: Known, tmp_path: Path, promise: str) -> None:
+    place(known.home, tmp_path, PLAIN)
+    task = f"label: {{options: [{', '.join(DESKS)}]}}\n{promise}"
+    with serve(settings(NOWHERE, tmp_path, task), tmp_path) as served:
+        told = classify(served, known.left[0])
+        status, refused = hand_in(served, id=told["id"], label="Sales")
+        assert (status, "not a label of this task" in refused["error"]["message"]) == (422, True)
+        _, listed = hand_in(served, labels=[{"id": told["id"], "label": label} for label in ("Sales", "sales")])
+        assert [one["status"] for one in listed["results"]] == ["no_label", "recorded"]
+        assert [trace.label for trace in served.traces()] == ["sales"]
+
+
 def test_open_calls_outlive_the_process(known: Known, tmp_path: Path) -> None:
     place(known.home, tmp_path, AUDITED)
     config = settings(NOWHERE, tmp_path, LABELLED)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tracer.errors import CodecError, StoreError, TracerError
 from tracer.gateway.codecs.bodies import mapping, objects, string
@@ -65,15 +65,17 @@ def open_calls(line: TaskLine, calls: Sequence[tuple[str, str, Verdict]], now: f
         log.warning("no label can be handed in for %d calls of task %s: %s", len(kept), line.task.name, error)
 
 
-def take(line: TaskLine, one: HandedIn, now: float) -> Status:
-    """Make a trace of a label. Raises StoreError where open calls cannot be read."""
+def take(line: TaskLine, one: HandedIn, now: float) -> Status | Literal["no_label"]:
+    """Make a trace of a label; ``no_label`` is none of the task's, and its call still waits. Raises StoreError where
+    open calls cannot be read."""
+    if one.label is not None and not line.allowed(one.label):
+        return "no_label"
     status, call = line.calls.take(one.id, one.label, now)
-    label = one.label if line.allowed(one.label) else None
-    if call is None or (label is None and not call.owed):
+    if call is None or (one.label is None and not call.owed):
         return status
     try:
         teacher = one.teacher or line.task.teacher
-        line.recorder(call.trace(label or FAILED, teacher=teacher, prompt=one.prompt, usage=one.usage))
+        line.recorder(call.trace(one.label or FAILED, teacher=teacher, prompt=one.prompt, usage=one.usage))
     except TracerError as error:
         log.warning("a trace of task %s could not be made: %s", line.task.name, type(error).__name__)
     return status

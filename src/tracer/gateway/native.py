@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from starlette.requests import Request
@@ -249,7 +249,9 @@ def _vector(value: object) -> Float32 | None:
     return np.asarray(value, dtype=np.float32)[None, :]
 
 
-def _check(status: Status) -> None:
+def _check(status: Status | Literal["no_label"]) -> None:
+    if status == "no_label":
+        raise _Refusal(422, "not a label of this task: the call still waits for one")
     if status == "unknown":
         raise _Refusal(
             404, "no such call waits for a label: the policy answered it, its time is over, or it is unknown"
