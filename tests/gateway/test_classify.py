@@ -112,6 +112,28 @@ def test_a_caller_can_say_that_its_teacher_failed(known: Known, tmp_path: Path) 
         assert [(trace.label, trace.origin) for trace in served.traces()] == [(FAILED, "audit")]
 
 
+def test_in_shadow_what_the_policy_says_is_told_and_recorded(known: Known, tmp_path: Path) -> None:
+    place(known.home, tmp_path, PLAIN)
+    texts = list(known.handled)[:2]
+    with Standin(default="office") as api, serve(settings(api.url, tmp_path, FALLBACK), tmp_path) as served:
+        for mode, told in (("shadow", True), ("llm", False)):
+            body = {"task": "desk", "texts": [*texts, known.left[0]]}
+            results = served.post(body, "/v1/classify/batch", x_tracer_mode=mode).json()["results"]
+            assert {(one["label"], one["source"]) for one in results} == {("office", "teacher")}
+            assert {one["reason"] for one in results} == {"shadow" if told else "requested"}
+            assert [one["score"] is not None for one in results] == [told] * 3
+            seen = {trace.text: trace.seen for trace in served.traces()[-3:]}
+            for text in texts:
+                one = seen[text]
+                assert (one and (one.label, one.handled)) == ((known.handled[text], True) if told else None)
+            assert {trace.origin for trace in served.traces()} == {"requested"}
+    with serve(settings(NOWHERE, tmp_path), tmp_path) as served:
+        answer = served.post({"task": "desk", "text": texts[0]}, "/v1/classify", x_tracer_mode="shadow").json()
+        assert (answer["label"], answer["reason"]) == (None, "shadow")
+        hand_in(served, id=answer["id"], label="sales")
+        assert [one and one.label for one in [served.traces()[-1].seen]] == [known.handled[texts[0]]]
+
+
 @pytest.mark.parametrize("promise", ["", LABELLED])
 def test_a_mistyped_label_can_be_corrected(known: Known, tmp_path: Path, promise: str) -> None:
     place(known.home, tmp_path, PLAIN)
