@@ -47,8 +47,11 @@ def read(asked: Mapping[str, Any]) -> list[HandedIn]:
     return many
 
 
-def open_calls(line: TaskLine, calls: Sequence[tuple[str, str, Verdict]], now: float) -> None:
-    """Keep calls (id, text, verdict) that were left to their caller, so that a label can come for them."""
+def open_calls(line: TaskLine, calls: Sequence[tuple[str, str, Verdict]], at: float, now: float) -> None:
+    """Keep calls (id, text, verdict) that were left to their caller, so that a label can come for them.
+
+    ``at`` is in seconds since the epoch, ``now`` in those of the steady clock, which says how long they wait.
+    """
     promised = line.task.labelled
     kept = []
     for id, text, verdict in calls:  # noqa: A001
@@ -58,7 +61,7 @@ def open_calls(line: TaskLine, calls: Sequence[tuple[str, str, Verdict]], now: f
         owed = promised and origin in _PLAIN
         if not promised and origin in _PLAIN:
             origin = "requested"  # which calls are labelled is the caller's choice
-        kept.append(Opened(id, stored, now, origin, verdict.answer.seen, owed))
+        kept.append(Opened(id, stored, at, origin, verdict.answer.seen, owed))
     try:
         line.calls.put(kept, now)
     except StoreError as error:
@@ -66,8 +69,8 @@ def open_calls(line: TaskLine, calls: Sequence[tuple[str, str, Verdict]], now: f
 
 
 def take(line: TaskLine, one: HandedIn, now: float) -> Status | Literal["no_label"]:
-    """Make a trace of a label; ``no_label`` is none of the task's, and its call still waits. Raises StoreError where
-    open calls cannot be read."""
+    """Make a trace of a label; ``no_label`` is none of the task's, and its call still waits. ``now`` is that of the
+    steady clock. Raises StoreError where open calls cannot be read."""
     if one.label is not None and not line.allowed(one.label):
         return "no_label"
     status, call = line.calls.take(one.id, one.label, now)

@@ -162,7 +162,8 @@ class TaskLine:
         return text
 
     def settle(self, now: float) -> None:
-        """Record calls of which the label is overdue as failed, where one was promised. Raises StoreError."""
+        """Record calls of which the label is overdue as failed, where one was promised; ``now`` is that of the steady
+        clock. Raises StoreError."""
         for call in self.calls.expired(now):
             self.recorder(call.trace(FAILED, teacher=self.task.teacher))
 

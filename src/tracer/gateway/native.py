@@ -101,7 +101,7 @@ class Native:
         try:
             one = await self._asked(request)
             handed_in = labelling.read(one.body)
-            now = self._gateway.now()
+            now = self._gateway.clock()
             statuses = await asyncio.to_thread(lambda: [labelling.take(one.line, label, now) for label in handed_in])
             results = [{"id": label.id, "status": status} for label, status in zip(handed_in, statuses, strict=True)]
             if "labels" in one.body:
@@ -161,7 +161,7 @@ class Native:
             taught = dict(zip(left, said, strict=True))
         elif left and texts is not None and one.store:
             opened = [(ids[i], texts[i], verdicts[i]) for i in left]
-            await asyncio.to_thread(labelling.open_calls, line, opened, self._gateway.now())
+            await asyncio.to_thread(labelling.open_calls, line, opened, self._gateway.now(), clock())
         elif left and texts is None and line.task.fallback is not None:
             taught = {i: Taught(None, 200, _WITHOUT_TEXT) for i in left}
         out = []

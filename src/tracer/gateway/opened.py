@@ -65,7 +65,8 @@ class Opened:
 class OpenCalls:
     """The calls of one task. At most 100,000 wait, and 256 MiB of text; what is not owed takes half of that. What comes
     then is dropped and counted. With ``on_disk`` false texts stay in memory: a call is unknown to other processes, and
-    to all once its own has ended. Safe to use from several threads. Methods raise StoreError
+    to all once its own has ended. ``now`` is in seconds of a steady clock that all processes of the host share, so that
+    no step of the wall clock makes a label late. Safe to use from several threads. Methods raise StoreError
     where the file cannot be used.
     """
 
@@ -157,8 +158,10 @@ class OpenCalls:
         connection = self._connection
         if connection is None:
             connection = self._connected()
-            # While nobody served, no label could come: that is no fault of the callers.
-            connection.execute("UPDATE calls SET expires = max(expires, ?)", (now + _GRACE_S,))
+            # While nobody served, no label could come: that is no fault of the callers. Since a new start of the host
+            # the clock counts anew: what came before waits no longer than what comes now.
+            times = (now + _GRACE_S, now + max(_GRACE_S, self._wait_s))
+            connection.execute("UPDATE calls SET expires = min(max(expires, ?), ?)", times)
             self._count(connection)
             self._connection = connection
         if connection.in_transaction:

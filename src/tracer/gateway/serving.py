@@ -286,7 +286,7 @@ class Gateway:
         for line in self.serving.lines.values():
             try:
                 await asyncio.to_thread(line.tend)
-                await asyncio.to_thread(line.settle, self.now())
+                await asyncio.to_thread(line.settle, self.clock())
             except TracerError as error:
                 log.warning("tallies of task %s wait: %s", line.task.name, type(error).__name__)
         await asyncio.to_thread(self._save)
