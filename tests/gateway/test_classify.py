@@ -147,6 +147,32 @@ def test_a_mistyped_label_can_be_corrected(known: Known, tmp_path: Path, promise
         assert [trace.label for trace in served.traces()] == ["sales"]
 
 
+def test_native_calls_are_logged_and_their_saving_counted(
+    known: Known, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place(known.home, tmp_path, PLAIN)
+    caplog.set_level("INFO", "tracer.gateway.requests")
+    task = f"{LABELLED}\nteacher: gpt-4o-mini"
+    text, other = next(iter(known.handled)), known.left[0]
+    with serve(settings(NOWHERE, tmp_path, task), tmp_path) as served:
+        left = classify(served, other)
+        hand_in(served, id=left["id"], label="sales", usage={"input_tokens": 1000, "output_tokens": 10})
+        told = classify(served, text)
+        served.post({"task": "desk", "texts": [text, text, other]}, "/v1/classify/batch")
+        assert served.post({"task": "none", "text": text}, "/v1/classify").status_code == 404
+        metrics = served.client.get(served.url + "/metrics").text.splitlines()
+    (saved,) = [float(line.split()[1]) for line in metrics if line.startswith('tracer_saved_usd_total{task="desk"}')]
+    assert saved == pytest.approx(3 * (1000 * 0.15 + 10 * 0.6) / 1e6)
+    lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "tracer.gateway.requests"]
+    assert [(one["id"], one["decision"], one["status"]) for one in lines] == [
+        (left["id"], "deferred", 200), ("", "", 200), (told["id"], "handled", 200), ("", "", 200), ("", "", 404),
+    ]  # fmt: skip
+    assert [one["task"] for one in lines] == ["desk"] * 4 + [""]
+    assert (lines[2]["policy"], lines[2]["reason"]) == ("v0001", "handled")
+    assert (lines[3]["n"], lines[3]["handled"]) == (3, 2)
+    assert text not in caplog.text
+
+
 def test_open_calls_outlive_the_process(known: Known, tmp_path: Path) -> None:
     place(known.home, tmp_path, AUDITED)
     config = settings(NOWHERE, tmp_path, LABELLED)
