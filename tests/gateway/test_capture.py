@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tracer.features.dense import CallableEmbedder
 from tracer.gateway import lines
 from tracer.gateway.config import parse
 from tracer.gateway.discovery import DISCOVERED
+from tracer.gateway.workers import shared_out
 from tracer.pipeline import Certified
 from tracer.traces.digests import digest_of, n_digests
 from tracer.traces.store import TraceStore
@@ -84,6 +86,24 @@ def test_digests_are_never_taken_for_words(tmp_path: Path, words: CallableEmbedd
     with pytest.raises(TraceError, match="60 of 60 traces hold digests in place of texts"):
         flywheel.fit(home=tmp_path, now=NOW)
     assert n_digests(["sha256:" + "a" * 64, "sha256:a", "a", "sha256:" + "g" * 64]) == 1
+
+
+def test_labels_come_after_a_reload_and_to_one_process(tmp_path: Path, words: CallableEmbedder) -> None:
+    told = [settings("http://127.0.0.1:9", tmp_path, TASK + "\ncallers_label: true")]
+    with serve(told[0], tmp_path, reader=lambda: told[0], tend_s=0.1) as served:
+        ids = [served.post({"task": "desk", "text": f"text {i}"}, "/v1/classify").json()["id"] for i in range(4)]
+        told[0] += "    delta: 0.03\n"
+        before = served.gateway.serving
+        loop = next(iter(served.gateway._work)).get_loop()
+        asyncio.run_coroutine_threadsafe(served.gateway.reload(), loop).result(10.0)
+        assert served.gateway.serving.lines["desk"] is not before.lines["desk"]
+        for name in ids:
+            handed = served.post({"task": "desk", "id": name, "label": "sales"}, "/v1/classify/label")
+            assert handed.status_code == 200, handed.text
+        assert [trace.text for trace in served.traces()] == [digest_of(f"text {i}") for i in range(4)]
+    with pytest.raises(ConfigError, match="there must be one worker"):
+        shared_out(parse(told[0], {}), 2)
+    assert shared_out(parse(told[0].replace("callers_label: true", "callers_label: false"), {}), 2)
 
 
 def test_features_need_an_embedder(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests.gateway.standin import Fault, Standin
 from tracer.errors import StoreError
 from tracer.gateway.opened import NAME, OpenCalls, Opened
 from tracer.policies.serving_settings import ServingSettings
+from tracer.traces.digests import digest_of
 from tracer.types import FAILED, Usage
 
 PLAIN = ServingSettings(audit_rate=0.0)
@@ -111,6 +112,67 @@ def test_a_caller_can_say_that_its_teacher_failed(known: Known, tmp_path: Path) 
         assert [(trace.label, trace.origin) for trace in served.traces()] == [(FAILED, "audit")]
 
 
+def test_in_shadow_what_the_policy_says_is_told_and_recorded(known: Known, tmp_path: Path) -> None:
+    place(known.home, tmp_path, PLAIN)
+    texts = list(known.handled)[:2]
+    with Standin(default="office") as api, serve(settings(api.url, tmp_path, FALLBACK), tmp_path) as served:
+        for mode, told in (("shadow", True), ("llm", False)):
+            body = {"task": "desk", "texts": [*texts, known.left[0]]}
+            results = served.post(body, "/v1/classify/batch", x_tracer_mode=mode).json()["results"]
+            assert {(one["label"], one["source"]) for one in results} == {("office", "teacher")}
+            assert {one["reason"] for one in results} == {"shadow" if told else "requested"}
+            assert [one["score"] is not None for one in results] == [told] * 3
+            seen = {trace.text: trace.seen for trace in served.traces()[-3:]}
+            for text in texts:
+                one = seen[text]
+                assert (one and (one.label, one.handled)) == ((known.handled[text], True) if told else None)
+            assert {trace.origin for trace in served.traces()} == {"requested"}
+    with serve(settings(NOWHERE, tmp_path), tmp_path) as served:
+        answer = served.post({"task": "desk", "text": texts[0]}, "/v1/classify", x_tracer_mode="shadow").json()
+        assert (answer["label"], answer["reason"]) == (None, "shadow")
+        hand_in(served, id=answer["id"], label="sales")
+        assert [one and one.label for one in [served.traces()[-1].seen]] == [known.handled[texts[0]]]
+
+
+@pytest.mark.parametrize("promise", ["", LABELLED])
+def test_a_mistyped_label_can_be_corrected(known: Known, tmp_path: Path, promise: str) -> None:
+    place(known.home, tmp_path, PLAIN)
+    task = f"label: {{options: [{', '.join(DESKS)}]}}\n{promise}"
+    with serve(settings(NOWHERE, tmp_path, task), tmp_path) as served:
+        told = classify(served, known.left[0])
+        status, refused = hand_in(served, id=told["id"], label="Sales")
+        assert (status, "not a label of this task" in refused["error"]["message"]) == (422, True)
+        _, listed = hand_in(served, labels=[{"id": told["id"], "label": label} for label in ("Sales", "sales")])
+        assert [one["status"] for one in listed["results"]] == ["no_label", "recorded"]
+        assert [trace.label for trace in served.traces()] == ["sales"]
+
+
+def test_native_calls_are_logged_and_their_saving_counted(
+    known: Known, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place(known.home, tmp_path, PLAIN)
+    caplog.set_level("INFO", "tracer.gateway.requests")
+    task = f"{LABELLED}\nteacher: gpt-4o-mini"
+    text, other = next(iter(known.handled)), known.left[0]
+    with serve(settings(NOWHERE, tmp_path, task), tmp_path) as served:
+        left = classify(served, other)
+        hand_in(served, id=left["id"], label="sales", usage={"input_tokens": 1000, "output_tokens": 10})
+        told = classify(served, text)
+        served.post({"task": "desk", "texts": [text, text, other]}, "/v1/classify/batch")
+        assert served.post({"task": "none", "text": text}, "/v1/classify").status_code == 404
+        metrics = served.client.get(served.url + "/metrics").text.splitlines()
+    (saved,) = [float(line.split()[1]) for line in metrics if line.startswith('tracer_saved_usd_total{task="desk"}')]
+    assert saved == pytest.approx(3 * (1000 * 0.15 + 10 * 0.6) / 1e6)
+    lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "tracer.gateway.requests"]
+    assert [(one["id"], one["decision"], one["status"]) for one in lines] == [
+        (left["id"], "deferred", 200), ("", "", 200), (told["id"], "handled", 200), ("", "", 200), ("", "", 404),
+    ]  # fmt: skip
+    assert [one["task"] for one in lines] == ["desk"] * 4 + [""]
+    assert (lines[2]["policy"], lines[2]["reason"]) == ("v0001", "handled")
+    assert (lines[3]["n"], lines[3]["handled"]) == (3, 2)
+    assert text not in caplog.text
+
+
 def test_open_calls_outlive_the_process(known: Known, tmp_path: Path) -> None:
     place(known.home, tmp_path, AUDITED)
     config = settings(NOWHERE, tmp_path, LABELLED)
@@ -172,7 +234,29 @@ def test_texts_that_no_file_may_hold_wait_in_memory(tmp_path: Path) -> None:
     assert (status, call and call.text) == ("recorded", "secret a")
     other = OpenCalls(tmp_path, 10.0, on_disk=False)
     assert other.take("b", "x", 1.0) == ("unknown", None)
-    assert [call.text for call in calls.expired(100.0)] == ["secret c"]
+    assert other.expired(500.0) == [], "what another process has is not its to forget"
+    status, call = calls.take("b", "x", 2.0)
+    assert (status, call and call.text) == ("recorded", "secret b"), "nor was the label burnt"
+    assert [call.text for call in calls.expired(500.0)] == ["secret c"]
+    calls.put([Opened("d", "secret d", 0.0, "audit", None, True)], 500.0)
+    assert other.expired(1e6) == []
+    assert calls.expired(1e6) == [], "forgotten an hour after its time, as where a process has ended"
+
+
+def test_texts_in_memory_outlive_other_settings(tmp_path: Path) -> None:
+    calls = OpenCalls(tmp_path, 10.0, on_disk=False)
+    calls.put([Opened("a", "secret a", 0.0, "audit", None, True)], 0.0)
+    calls.renew(20.0, on_disk=True)
+    calls.put([Opened("b", "text b", 0.0, "audit", None, True)], 0.0)
+    assert [call.id for call in calls.expired(15.0)] == ["a"], "each waits as long as was said when it came"
+    status, call = calls.take("b", "x", 1.0)
+    assert (status, call and call.text) == ("recorded", "text b")
+    calls.renew(20.0, on_disk=False)
+    calls.put([Opened("c", "secret c", 0.0, "audit", None, True)], 0.0)
+    calls.renew(20.0, on_disk=True)
+    status, call = calls.take("c", "x", 1.0)
+    assert (status, call and call.text) == ("recorded", digest_of("secret c"))
+    assert OpenCalls(tmp_path, 10.0).take("b", "x", 1.0)[0] == "known"
 
 
 def test_a_damaged_file_begins_anew_and_one_that_is_none_says_so(tmp_path: Path) -> None:

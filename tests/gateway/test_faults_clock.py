@@ -16,8 +16,10 @@ from tests.gateway.conftest import Known
 from tests.gateway.loading import ask, check_labels, check_traces, quiet, teachers
 from tests.gateway.serving import Served, asked, place, serve, settings
 from tests.gateway.standin import Fault, Standin
+from tracer.gateway.opened import OpenCalls, Opened
 from tracer.policies.serving_settings import ServingSettings
 from tracer.traces.store import TraceStore
+from tracer.types import FAILED
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 JUMPS = (timedelta(0), timedelta(days=-1), timedelta(days=31), timedelta(days=-3650), timedelta(seconds=-0.5))
@@ -81,6 +83,36 @@ def test_rates_and_breakers_look_at_a_steady_clock(known: Known, tmp_path: Path)
         now[0] += timedelta(days=31)
         assert httpx2.get(served.url + "/health").json()["upstreams"] == {"main": "open"}
         assert httpx2.get(served.url + "/health/readiness").status_code == 200
+
+
+@pytest.mark.parametrize("jump", [timedelta(minutes=15), timedelta(days=-1)])
+def test_a_step_makes_no_label_late(known: Known, tmp_path: Path, jump: timedelta) -> None:
+    place(known.home, tmp_path, ServingSettings(audit_rate=1.0))
+    now = [NOON]
+    task = "callers_label: true\ncallers_label_within_s: 2"
+    url = "http://127.0.0.1:9"
+    with serve(settings(url, tmp_path, task), tmp_path, now=partial(stamp, now), tend_s=0.05) as served:
+        texts = known.left[:4]
+        ids = [served.post({"task": "desk", "text": text}, "/v1/classify").json()["id"] for text in texts]
+        now[0] += jump
+        time.sleep(0.3)
+        for name in ids[:2]:
+            label = {"task": "desk", "id": name, "label": "sales"}
+            assert served.post(label, "/v1/classify/label").status_code == 200
+        assert [trace.label for trace in served.traces()] == ["sales"] * 2
+        time.sleep(2.0)
+        assert [trace.label for trace in served.traces()] == ["sales", "sales", FAILED, FAILED], "in time all the same"
+        assert {trace.time for trace in served.traces()} == {NOON}
+
+
+def test_after_a_new_start_of_the_host_calls_wait_as_long_as_others(tmp_path: Path) -> None:
+    before = OpenCalls(tmp_path, 100.0)
+    before.put([Opened(name, "text", 0.0, "audit", None, True) for name in "ab"], 1e6)
+    before.close()
+    after = OpenCalls(tmp_path, 100.0)
+    assert after.take("a", "x", 5.0)[0] == "recorded"
+    assert after.expired(104.0) == []
+    assert [call.id for call in after.expired(105.0)] == ["b"]
 
 
 def burst(served: Served, text: str, n: int) -> list[int]:

@@ -83,6 +83,12 @@ def test_a_policy_knows_its_prompt_and_teacher() -> None:
     assert known(asked, {"a": [(None, None)]}), "a log that names no prompt contradicts none"
     assert not known(asked, {"a": [("gpt-5", None), (None, "other")]})
     assert not known(asked, {"b": [("gpt-4o", first.prompt)]})
+    mixed = {"a": [("gpt-4o", first.prompt), ("gpt-4o", None), (None, None)]}
+    assert known(asked, mixed)
+    other = replace(asked, system=SYSTEM + " Be strict.")
+    assert not known(other, mixed), "a label without a prompt lets no other prompt in"
+    assert not known(asked, {"a": [("gpt-5", first.prompt), (None, first.prompt)]}), "nor one without a teacher another"
+    assert known(asked, {"a": [("gpt-4o", None), (None, None)]})
 
 
 def test_layout_is_no_change_and_words_are() -> None:

@@ -48,6 +48,24 @@ def settle(served: Served) -> None:
     assert served.traces() is not None
 
 
+def test_a_native_call_is_a_span_with_its_decision(known: Known, tmp_path: Path, sent_to: Any) -> None:
+    place(known.home, tmp_path, PLAIN)
+    text = next(iter(known.handled))
+    with collector() as told:
+        sent_to(told.url)
+        with serve(settings("http://127.0.0.1:9", tmp_path, more=ON), tmp_path) as served:
+            answer = served.post({"task": "desk", "text": text}, "/v1/classify", traceparent=PARENT).json()
+            served.post({"task": "desk"}, "/v1/classify")
+            whole, refused = spans(told, 2)
+    assert whole.trace_id.hex() == TRACE
+    found = facts(whole)
+    assert (found["tracer.decision"], found["tracer.reason"], found["tracer.task"]) == ("handled", "handled", "desk")
+    assert (found["tracer.policy"], found["http.response.status_code"]) == ("v0001", 200)
+    assert found["tracer.score"] == pytest.approx(answer["score"])
+    assert "tracer.decision" not in facts(refused)
+    assert facts(refused)["http.response.status_code"] == 400
+
+
 def test_a_call_of_the_teacher_is_two_spans_of_the_clients_trace(known: Known, tmp_path: Path, sent_to: Any) -> None:
     place(known.home, tmp_path, PLAIN)
     text = known.left[0]

@@ -45,7 +45,7 @@ def serve(
         if known.telemetry.enabled:
             telemetry.require()
         if dry_run:
-            serving.Chains(known)
+            serving.Chains(pool.shared_out(known, workers or known.listen.workers))
             print_json(printing.written(known))
             return
         logs.log_as_json(log_level or known.log_level)
@@ -53,7 +53,7 @@ def serve(
         n = place.n if place is not None else workers or known.listen.workers
         at_port = known.listen.port if port is None else port
         if place is None and n > 1:
-            serving.Chains(known)  # what is wrong with the settings shows here, once
+            serving.Chains(pool.shared_out(known, n))  # what is wrong with the settings shows here, once
             sockets = pool.bound(at, at_port, n)
             command = (sys.executable, "-P", "-m", "tracer.cli", *sys.argv[1:])
             raise typer.Exit(pool.Supervisor(command, sockets, grace_s=app.DRAIN_S + _WRITING_S).run())

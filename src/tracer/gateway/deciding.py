@@ -12,7 +12,7 @@ from tracer.errors import RouteError
 from tracer.gateway.calls import Call
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.tasks import Match
-from tracer.types import FAILED, Answer, Float32, Origin, Reason, Seen
+from tracer.types import FAILED, Answer, Decided, Float32, Origin, Reason, Seen
 
 MODES = ("auto", "llm", "shadow")
 UNANSWERED: Final = "passed"
@@ -109,9 +109,9 @@ async def decide_many(
     n = len(texts) if texts is not None else len(embeddings) if embeddings is not None else 0
     if line.task.mode == "observe":
         return [_left("observe", _teacher("no_policy", "bootstrap" if mode == "auto" else "requested"))] * n
-    if line.policy is not None and not line.meets and mode == "auto":
+    if line.policy is not None and not line.meets and mode != "llm":
         return [_left("below_target", _teacher("other_task", "bootstrap"))] * n
-    if known_prompts is None or line.policy is None or mode != "auto":
+    if known_prompts is None or line.policy is None or mode == "llm":
         rows = list(range(n))
     else:
         rows = [i for i in range(n) if known_prompts[i]]
@@ -120,6 +120,11 @@ async def decide_many(
     routed = partial(line.router.route_many, some, embeddings=vectors, ask_teacher=mode != "auto", audited=audited)
     answers = await asyncio.to_thread(routed) if rows else []
     verdicts = [_other_task()] * n
+    if mode == "shadow" and rows:
+        decisions = await asyncio.to_thread(line.router.decide, some, vectors)
+        for i, answer, row in zip(rows, answers, decisions.rows(), strict=True):
+            verdicts[i] = _beside(line, answer, row, version)
+        return verdicts
     for i, answer in zip(rows, answers, strict=True):
         if answer.policy == version or mode != "auto":
             verdicts[i] = verdict_of(answer)
@@ -149,10 +154,15 @@ async def _shadowed(line: TaskLine, text: str, version: str | None) -> Verdict:
     """The teacher answers because the caller said so; what the policy would have said is told and recorded."""
     answer = line.router.route(text, ask_teacher=True)
     decisions = await asyncio.to_thread(line.router.decide, [text])
+    return _beside(line, answer, decisions.rows()[0], version)
+
+
+def _beside(line: TaskLine, answer: Answer, decided: Decided, version: str | None) -> Verdict:
+    """The teacher's answer, and beside it what the policy ``version`` decided."""
     if not answer.policy == version == line.version:
         return _left("shadow", answer)  # whose decision it is cannot be told
-    label, score = decisions.labels[0], float(decisions.scores[0])
-    seen = Seen(answer.policy or "", label, bool(decisions.handled[0]), score) if label else None
+    label, score, handled, _, _ = decided
+    seen = Seen(answer.policy or "", label, handled, score) if label else None
     return _left("shadow", replace(answer, surrogate_label=label or None, score=score, seen=seen))
 
 

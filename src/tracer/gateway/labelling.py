@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tracer.errors import CodecError, StoreError, TracerError
 from tracer.gateway.codecs.bodies import mapping, objects, string
@@ -47,8 +47,11 @@ def read(asked: Mapping[str, Any]) -> list[HandedIn]:
     return many
 
 
-def open_calls(line: TaskLine, calls: Sequence[tuple[str, str, Verdict]], now: float) -> None:
-    """Keep calls (id, text, verdict) that were left to their caller, so that a label can come for them."""
+def open_calls(line: TaskLine, calls: Sequence[tuple[str, str, Verdict]], at: float, now: float) -> None:
+    """Keep calls (id, text, verdict) that were left to their caller, so that a label can come for them.
+
+    ``at`` is in seconds since the epoch, ``now`` in those of the steady clock, which says how long they wait.
+    """
     promised = line.task.labelled
     kept = []
     for id, text, verdict in calls:  # noqa: A001
@@ -58,22 +61,24 @@ def open_calls(line: TaskLine, calls: Sequence[tuple[str, str, Verdict]], now: f
         owed = promised and origin in _PLAIN
         if not promised and origin in _PLAIN:
             origin = "requested"  # which calls are labelled is the caller's choice
-        kept.append(Opened(id, stored, now, origin, verdict.answer.seen, owed))
+        kept.append(Opened(id, stored, at, origin, verdict.answer.seen, owed))
     try:
         line.calls.put(kept, now)
     except StoreError as error:
         log.warning("no label can be handed in for %d calls of task %s: %s", len(kept), line.task.name, error)
 
 
-def take(line: TaskLine, one: HandedIn, now: float) -> Status:
-    """Make a trace of a label. Raises StoreError where open calls cannot be read."""
+def take(line: TaskLine, one: HandedIn, now: float) -> Status | Literal["no_label"]:
+    """Make a trace of a label; ``no_label`` is none of the task's, and its call still waits. ``now`` is that of the
+    steady clock. Raises StoreError where open calls cannot be read."""
+    if one.label is not None and not line.allowed(one.label):
+        return "no_label"
     status, call = line.calls.take(one.id, one.label, now)
-    label = one.label if line.allowed(one.label) else None
-    if call is None or (label is None and not call.owed):
+    if call is None or (one.label is None and not call.owed):
         return status
     try:
         teacher = one.teacher or line.task.teacher
-        line.recorder(call.trace(label or FAILED, teacher=teacher, prompt=one.prompt, usage=one.usage))
+        line.recorder(call.trace(one.label or FAILED, teacher=teacher, prompt=one.prompt, usage=one.usage))
     except TracerError as error:
         log.warning("a trace of task %s could not be made: %s", line.task.name, type(error).__name__)
     return status

@@ -30,7 +30,7 @@ from tracer.serving.coins import Rng
 from tracer.serving.recorder import BatchRecorder
 from tracer.serving.router import Router
 from tracer.serving.tallies import Tally
-from tracer.traces.digests import digest_of
+from tracer.traces.digests import digest_of, n_digests
 from tracer.traces.store import COPY, TraceStore
 from tracer.types import FAILED, Trace, Usage
 
@@ -162,7 +162,8 @@ class TaskLine:
         return text
 
     def settle(self, now: float) -> None:
-        """Record calls of which the label is overdue as failed, where one was promised. Raises StoreError."""
+        """Record calls of which the label is overdue as failed, where one was promised; ``now`` is that of the steady
+        clock. Raises StoreError."""
         for call in self.calls.expired(now):
             self.recorder(call.trace(FAILED, teacher=self.task.teacher))
 
@@ -208,6 +209,11 @@ class TaskLine:
             self.router = self._router()
         with self._tending:
             self._write_tallies()
+
+    def succeed(self, before: TaskLine) -> None:
+        """Go on with the open calls of the task as it was before a reload: their texts may be in memory alone."""
+        before.calls.renew(self.task.label_wait_s, on_disk=self.task.capture != "features")
+        self.calls = before.calls
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Write what waits, and let go of the store; False where time ran out.
@@ -260,6 +266,11 @@ class TaskLine:
     def _write(self, batch: Sequence[Trace]) -> None:
         if self._embedder is None:
             self.store.append(batch)
+            return
+        if digests := [trace for trace in batch if n_digests([trace.text])]:
+            self.store.append(digests)  # calls that were left before a reload, when the task kept no more of them
+            batch = [trace for trace in batch if not n_digests([trace.text])]
+        if not batch:
             return
         # Here, in the recorder's thread, texts become vectors and digests: they go no further.
         dense = checked(self._embedder, [trace.text for trace in batch])

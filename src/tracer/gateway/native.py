@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from starlette.requests import Request
@@ -21,6 +21,7 @@ from tracer.gateway.deciding import MODES, Verdict, decide_many
 from tracer.gateway.entering import MODE
 from tracer.gateway.exchanges import NO_STORE
 from tracer.gateway.lines import TaskLine
+from tracer.gateway.noting import Note
 from tracer.gateway.opened import Status
 from tracer.gateway.reading import TooLargeError, discard, read_body
 from tracer.gateway.relaying import ClientGoneError
@@ -45,6 +46,7 @@ class _Asked:
     serving: Serving
     caller: Caller
     line: TaskLine
+    note: Note
 
     @property
     def store(self) -> bool:
@@ -101,8 +103,13 @@ class Native:
         try:
             one = await self._asked(request)
             handed_in = labelling.read(one.body)
-            now = self._gateway.now()
+            now = self._gateway.clock()
             statuses = await asyncio.to_thread(lambda: [labelling.take(one.line, label, now) for label in handed_in])
+            teacher = one.line.task.teacher
+            for label, status in zip(handed_in, statuses, strict=True):
+                # What a call of the teacher that would have been asked costs, by its caller's word.
+                if status == "recorded" and label.usage is not None and teacher and label.teacher in (None, teacher):
+                    one.line.learn(teacher, label.usage)
             results = [{"id": label.id, "status": status} for label, status in zip(handed_in, statuses, strict=True)]
             if "labels" in one.body:
                 return JSONResponse({"results": results})
@@ -161,7 +168,7 @@ class Native:
             taught = dict(zip(left, said, strict=True))
         elif left and texts is not None and one.store:
             opened = [(ids[i], texts[i], verdicts[i]) for i in left]
-            await asyncio.to_thread(labelling.open_calls, line, opened, self._gateway.now())
+            await asyncio.to_thread(labelling.open_calls, line, opened, self._gateway.now(), clock())
         elif left and texts is None and line.task.fallback is not None:
             taught = {i: Taught(None, 200, _WITHOUT_TEXT) for i in left}
         out = []
@@ -171,6 +178,11 @@ class Native:
                 line.task.name, told["decision"], told["reason"], status, decided / len(verdicts), clock() - begun
             )
             out.append((told, status))
+        teacher, note = line.task.teacher, one.note
+        note.decided([told for told, _ in out], verdicts, None if teacher is None else line.saved_usd(teacher))
+        note.overhead = decided
+        if note.saved is not None:
+            self._gateway.metrics.saved.labels(line.task.name).inc(float(note.saved))
         return out
 
     async def _caller(self, request: Request) -> Caller:
@@ -189,7 +201,9 @@ class Native:
 
     async def _asked(self, request: Request) -> _Asked:
         serving, headers = self._gateway.serving, dict(request.headers)
+        note: Note = request.state.note
         caller = await self._caller(request)
+        note.key = caller.name
         self._paced(caller)
         if headers.get(MODE, "auto") not in MODES:
             raise _Refusal(400, f"{MODE} must be one of {', '.join(MODES)}")
@@ -201,6 +215,7 @@ class Native:
             raise _Refusal(413, "the body is larger than this gateway takes") from None
         except ClientGoneError:
             raise _Refusal(400, "the client left") from None
+        note.n_bytes = len(body)
         asked = read_object(body)
         name = asked.get("task")
         if not isinstance(name, str):
@@ -209,21 +224,27 @@ class Native:
             raise _Refusal(403, "this key does not reach this task")
         if name not in serving.lines:
             raise _Refusal(404, "there is no such task")
-        return _Asked(asked, headers, list(request.scope["headers"]), serving, caller, serving.lines[name])
+        note.task = name
+        return _Asked(asked, headers, list(request.scope["headers"]), serving, caller, serving.lines[name], note)
 
 
 def bounded(gateway: Gateway, endpoint: Endpoint) -> Endpoint:
-    """An endpoint whose requests count towards ``limits.concurrency``, and are waited for by a reload."""
+    """An endpoint whose requests count towards ``limits.concurrency``, are waited for by a reload, and are logged."""
 
     async def counted(request: Request) -> Response:
-        serving = gateway.serving
+        serving, begun, status = gateway.serving, gateway.clock(), 0
+        note = request.state.note = Note()
         serving.running += 1
         try:
             if serving.running > serving.config.limits.concurrency:
-                return _error(503, "this gateway answers as many requests as it takes", {"retry-after": "1"})
-            return await endpoint(request)
+                response = _error(503, "this gateway answers as many requests as it takes", {"retry-after": "1"})
+            else:
+                response = await endpoint(request)
+            status = response.status_code
         finally:
             serving.running -= 1
+            note.write(status, gateway.clock() - begun)
+        return response
 
     return counted
 
@@ -249,7 +270,9 @@ def _vector(value: object) -> Float32 | None:
     return np.asarray(value, dtype=np.float32)[None, :]
 
 
-def _check(status: Status) -> None:
+def _check(status: Status | Literal["no_label"]) -> None:
+    if status == "no_label":
+        raise _Refusal(422, "not a label of this task: the call still waits for one")
     if status == "unknown":
         raise _Refusal(
             404, "no such call waits for a label: the policy answered it, its time is over, or it is unknown"

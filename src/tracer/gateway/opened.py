@@ -1,13 +1,15 @@
 """Native calls that wait for the label that their caller's own teacher gives.
 
 They stand in a file in the task's home, so that any process of the host takes the label in, and a new start forgets
-none. A call waits ``wait_s`` seconds. What comes too late is unknown.
+none. A call waits ``wait_s`` seconds. What comes too late is unknown. Where no file may hold texts, a call belongs to
+the process that has its text: no other one takes its label in, or forgets it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterable
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from tracer.errors import StoreError
+from tracer.traces.digests import digest_of
 from tracer.types import Origin, Seen, Trace, Usage
 
 log = logging.getLogger("tracer.gateway")
@@ -25,9 +28,13 @@ NAME = "open-calls.sqlite"
 _MOST = 100_000
 _BYTES = 256 << 20
 _GRACE_S = 60.0
+_ORPHAN_S = 3600.0
+"""How long the calls of another process stay when their time is over: it may have ended."""
 _SCHEMA = """CREATE TABLE IF NOT EXISTS calls (
-    id TEXT PRIMARY KEY, expires REAL NOT NULL, content TEXT, label TEXT, taken INTEGER NOT NULL DEFAULT 0
+    id TEXT PRIMARY KEY, expires REAL NOT NULL, content TEXT, label TEXT, taken INTEGER NOT NULL DEFAULT 0,
+    owner TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID"""
+
 
 Status = Literal["recorded", "known", "conflict", "unknown"]
 
@@ -57,36 +64,48 @@ class Opened:
 
 class OpenCalls:
     """The calls of one task. At most 100,000 wait, and 256 MiB of text; what is not owed takes half of that. What comes
-    then is dropped and counted. With ``on_disk`` false texts stay in memory, and a call whose process ended is unknown.
-    Safe to use from several threads. Methods raise StoreError where the file cannot be used.
+    then is dropped and counted. With ``on_disk`` false texts stay in memory: a call is unknown to other processes, and
+    to all once its own has ended. ``now`` is in seconds of a steady clock that all processes of the host share, so that
+    no step of the wall clock makes a label late. Safe to use from several threads. Methods raise StoreError
+    where the file cannot be used.
     """
 
     def __init__(self, home: Path, wait_s: float, *, on_disk: bool = True, most: int = _MOST) -> None:
         self._path, self._wait_s, self._most = home / NAME, wait_s, most
-        self._texts: dict[str, str] | None = None if on_disk else {}
+        self._on_disk, self._texts, self._owner = on_disk, dict[str, str](), secrets.token_hex(8)
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._n = self._size = 0
         self.dropped = 0
 
+    def renew(self, wait_s: float, *, on_disk: bool) -> None:
+        """Go on under other settings: they hold for the calls that come. What waits in memory waits there still; where
+        texts may now be written, it is for its digest alone: it came under the promise that it is not."""
+        with self._lock:
+            if on_disk and not self._on_disk:
+                self._texts = {id: digest_of(text) for id, text in self._texts.items()}  # noqa: A001
+            self._wait_s, self._on_disk = wait_s, on_disk
+
     def put(self, calls: Iterable[Opened], now: float) -> None:
         """Keep calls, all of them or, on an error, none."""
-        rows: list[tuple[str, float, str]] = []
+        rows: list[tuple[str, float, str, str]] = []
         with self._lock, _Named(self._path):
             connection = self._open(now)
             for call in calls:
-                content = json.dumps(asdict(call if self._texts is None else replace(call, text="")))
+                content = json.dumps(asdict(call if self._on_disk else replace(call, text="")))
                 most = self._most if call.owed else self._most // 2
                 if self._n + len(rows) >= most or self._size + len(content) > _BYTES:
                     self.dropped += 1
                     continue
-                rows.append((call.id, now + self._wait_s, content))
+                rows.append((call.id, now + self._wait_s, content, "" if self._on_disk else self._owner))
                 self._size += len(content)
-                if self._texts is not None:
+                if not self._on_disk:
                     self._texts[call.id] = call.text
             if rows:
                 connection.execute("BEGIN IMMEDIATE")
-                connection.executemany("INSERT OR IGNORE INTO calls (id, expires, content) VALUES (?, ?, ?)", rows)
+                connection.executemany(
+                    "INSERT OR IGNORE INTO calls (id, expires, content, owner) VALUES (?, ?, ?, ?)", rows
+                )
                 connection.execute("COMMIT")
                 self._n += len(rows)
 
@@ -99,7 +118,8 @@ class OpenCalls:
             connection = self._open(now)
             connection.execute("BEGIN IMMEDIATE")
             found = connection.execute(
-                "SELECT content, label, taken FROM calls WHERE id = ? AND expires > ?", (id, now)
+                "SELECT content, label, taken FROM calls WHERE id = ? AND expires > ? AND owner IN ('', ?)",
+                (id, now, self._owner),
             ).fetchone()
             if found is not None and not found[2]:
                 connection.execute("UPDATE calls SET taken = 1, label = ?, content = NULL WHERE id = ?", (label, id))
@@ -118,8 +138,11 @@ class OpenCalls:
                 return []
             connection = self._open(now)
             connection.execute("BEGIN IMMEDIATE")
-            rows = connection.execute("SELECT content FROM calls WHERE expires <= ? AND taken = 0", (now,)).fetchall()
-            connection.execute("DELETE FROM calls WHERE expires <= ?", (now,))
+            rows = connection.execute(
+                "SELECT content FROM calls WHERE expires <= ? AND taken = 0 AND owner IN ('', ?)", (now, self._owner)
+            ).fetchall()
+            connection.execute("DELETE FROM calls WHERE expires <= ? AND owner IN ('', ?)", (now, self._owner))
+            connection.execute("DELETE FROM calls WHERE expires <= ?", (now - _ORPHAN_S,))
             connection.execute("COMMIT")
             self._count(connection)
         return [call for (content,) in rows if (call := self._read(content)) is not None and call.owed]
@@ -135,8 +158,10 @@ class OpenCalls:
         connection = self._connection
         if connection is None:
             connection = self._connected()
-            # While nobody served, no label could come: that is no fault of the callers.
-            connection.execute("UPDATE calls SET expires = max(expires, ?)", (now + _GRACE_S,))
+            # While nobody served, no label could come: that is no fault of the callers. Since a new start of the host
+            # the clock counts anew: what came before waits no longer than what comes now.
+            times = (now + _GRACE_S, now + max(_GRACE_S, self._wait_s))
+            connection.execute("UPDATE calls SET expires = min(max(expires, ?), ?)", times)
             self._count(connection)
             self._connection = connection
         if connection.in_transaction:
@@ -150,6 +175,8 @@ class OpenCalls:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute(_SCHEMA)
+                if "owner" not in [row[1] for row in connection.execute("PRAGMA table_info(calls)")]:
+                    connection.execute("ALTER TABLE calls ADD COLUMN owner TEXT NOT NULL DEFAULT ''")
             except sqlite3.OperationalError:
                 connection.close()
                 raise
@@ -169,7 +196,7 @@ class OpenCalls:
         values = json.loads(content)
         seen = values.pop("seen")
         call = Opened(**values, seen=None if seen is None else Seen(**seen))
-        if self._texts is None:
+        if call.text:
             return call
         text = self._texts.pop(call.id, None)
         return None if text is None else replace(call, text=text)

@@ -136,6 +136,10 @@ class Serving:
                 if line not in old.values():
                     line.close(0.0)
             raise
+        for name, line in lines.items():
+            earlier = before.lines.get(name) if before is not None else None
+            if earlier is not None and earlier is not line and earlier.home == line.home:
+                line.succeed(earlier)
         return cls(
             config,
             TaskSet(config.tasks),
@@ -282,7 +286,7 @@ class Gateway:
         for line in self.serving.lines.values():
             try:
                 await asyncio.to_thread(line.tend)
-                await asyncio.to_thread(line.settle, self.now())
+                await asyncio.to_thread(line.settle, self.clock())
             except TracerError as error:
                 log.warning("tallies of task %s wait: %s", line.task.name, type(error).__name__)
         await asyncio.to_thread(self._save)

@@ -76,5 +76,8 @@ def matched(task: TaskConfig, call: Call, accepted: Accepted) -> Match | None:
 
 
 def _known(teacher: str, prompt: str, accepted: Accepted) -> bool:
-    """Whether a policy of these labels may answer. What is not named, as in an imported log, contradicts nothing."""
-    return any(t in (None, teacher) and p in (None, prompt) for t, p in accepted)
+    """Whether a policy of these labels may answer. What none of them names, as in an imported log, contradicts nothing;
+    once one of them names a teacher or a prompt, labels without it open the door to no other."""
+    teachers, prompts = {t for t, _ in accepted}, {p for _, p in accepted}
+    any_teacher, any_prompt = teachers == {None}, prompts == {None}
+    return any((any_teacher or t == teacher) and (any_prompt or p == prompt) for t, p in accepted)

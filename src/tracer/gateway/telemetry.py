@@ -254,7 +254,8 @@ def traced(telemetry: Callable[[], Telemetry | None], endpoint: Endpoint) -> End
             response = await endpoint(request)
             status = response.status_code
         finally:
-            span.end(status)
+            note = getattr(request.state, "note", None)
+            span.end(status, **({} if note is None else note.span()))
         return response
 
     return spanned

@@ -71,9 +71,18 @@ class Place:
 
 
 def shared_out(config: GatewayConfig, n: int) -> GatewayConfig:
-    """The settings of one of n workers: rates and bounds of the whole gateway, divided. The queue is each one's own."""
+    """The settings of one of n workers: rates and bounds of the whole gateway, divided. The queue is each one's own.
+
+    Raises ConfigError for what several processes cannot do.
+    """
     if n == 1:
         return config
+    for task in config.tasks:
+        if task.labelled and task.capture == "features":
+            raise ConfigError(
+                f"task {task.name}: with capture: features and callers_label there must be one worker: the texts of"
+                " calls that wait for a label are in its memory alone"
+            )
 
     def part(rate: float | None) -> float | None:
         return None if rate is None else rate / n
