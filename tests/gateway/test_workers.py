@@ -158,11 +158,10 @@ def test_workers_end_with_their_supervisor(known: Known, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_a_store_that_cannot_be_opened_ends_the_start(n: int, tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_made_ends_the_start(n: int, tmp_path: Path) -> None:
     config = tmp_path / "tracer.yaml"
     config.write_text(settings("http://127.0.0.1:9", tmp_path))
-    (tmp_path / "tasks" / "desk").mkdir(parents=True)
-    (tmp_path / "tasks" / "desk" / "traces.sqlite").write_bytes(b"no database at all" * 300)
+    (tmp_path / "tasks").write_text("no folder")
     command = [sys.executable, "-m", "tracer.cli", "serve", "-c", str(config), "--port", "0", "--workers", str(n)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1, done.stderr

@@ -63,7 +63,7 @@ def test_a_span_begins_with_its_first_second(store: TraceStore) -> None:
 
 def test_tallies_are_summed_by_span_and_policy(store: TraceStore) -> None:
     at = NOON.timestamp()
-    labels = {"\ud800'\"handled\": 9": 4}
+    labels = {'\ud800\'"handled": 9': 4}
     counts = {"handled": 3, "novel": 1, "errors": 0, "audits": 1, "served": 2}
     facts: dict[str, int | Mapping[str, int]] = {"labels": labels, **counts}
     store.tally("v1", at, 30.0, 5, facts)

@@ -78,7 +78,7 @@ class Admin:
 
     async def _proposals(self, _: Request) -> Any:
         home: Path = self._gateway.serving.config.home
-        await self._gateway.tend()
+        await self._gateway.write()
         return {"proposals": [found.as_dict() for found in await asyncio.to_thread(stored, home)]}
 
     async def _policies(self, request: Request) -> Any:

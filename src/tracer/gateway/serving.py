@@ -264,7 +264,17 @@ class Gateway:
         task.add_done_callback(self._work.discard)
 
     async def tend(self) -> None:
-        """What is done every 30 seconds: tallies and discoveries are written."""
+        """What is done every 30 seconds: tallies and discoveries are written, and the audits looked at."""
+        await self.write()
+        try:
+            for look in await (await self.looks()).tend(tuple(self.serving.lines.values())):
+                self._tell(look)
+        except Exception as error:  # what cannot be read must not stop what is written
+            log.warning("the tasks could not be looked at: %s", type(error).__name__)
+            log.debug("the failure", exc_info=error)
+
+    async def write(self) -> None:
+        """Write tallies and discoveries."""
         for line in self.serving.lines.values():
             try:
                 await asyncio.to_thread(line.tend)
@@ -272,8 +282,6 @@ class Gateway:
             except TracerError as error:
                 log.warning("tallies of task %s wait: %s", line.task.name, type(error).__name__)
         await asyncio.to_thread(self._save)
-        for look in await (await self.looks()).tend(tuple(self.serving.lines.values())):
-            self._tell(look)
 
     async def looks(self) -> Looks:
         """What is known of the tasks, for people. Loaded when it is first wanted: no request is to wait for it."""

@@ -170,6 +170,29 @@ def test_a_page_stands_where_its_sources_do_not(opened: Open) -> None:
         assert "trace store: StoreError" in shown(visit)
 
 
+def test_damaged_rows_stop_neither_the_page_nor_the_writing(opened: Open) -> None:
+    with opened(tend_s=0.2, now=time.time) as visit:
+        file = visit.served.task / "traces.sqlite"
+        connection = sqlite3.connect(file)
+        damage = ('{"handled": ', time.time() - 60)
+        connection.execute("UPDATE tracer_traffic SET facts = ?, started = ?", damage)
+        connection.commit()
+        connection.close()
+        assert "Not readable just now" in shown(visit)
+        visit.served.post(asked("where is my parcel"))
+        until = time.monotonic() + 20.0
+        with TraceStore.open(visit.served.task) as store, store.recent() as recent:
+            task = recent._task
+        n = 0
+        while not n and time.monotonic() < until:
+            time.sleep(0.1)
+            connection = sqlite3.connect(file)
+            query = "SELECT count(*) FROM tracer_traffic WHERE task = ? AND json_valid(facts)"
+            n = connection.execute(query, (task,)).fetchone()[0]
+            connection.close()
+        assert n == 1
+
+
 def test_an_empty_gateway_says_what_to_do(opened: Open) -> None:
     with opened(empty=True, task="mode: observe") as visit:
         page = shown(visit)

@@ -28,6 +28,8 @@ log = logging.getLogger("tracer.gateway")
 _T = TypeVar("_T")
 
 FRESH_S = 3.0
+_UNREADABLE = (TracerError, OSError, ValueError, KeyError, TypeError)
+"""What damaged files and rows raise: the page says so, and shows the rest."""
 _PAGE_S = 0.15
 """How long a page reads on where much is new; what is left waits for the next look, and the page says so."""
 _TEND_S = 3.0
@@ -169,14 +171,14 @@ class Looks:
             events = registry.history()[-_EVENTS:]
             settings = Settings.read(line.home)
             self._take_up(track, registry, version)
-        except (TracerError, OSError) as error:
+        except _UNREADABLE as error:
             trouble.append(f"policies: {_kind(error)}")
         try:
             with line.store.recent() as recent:
                 generation = recent.generation
                 track.ledger.refresh(recent, now, line.router.tallies())
                 track.standing.refresh(recent, track.policy, settings, now, budget)
-        except (TracerError, OSError) as error:
+        except _UNREADABLE as error:
             trouble.append(f"trace store: {_kind(error)}")
         ranges = {name: track.ledger.spans(now, *span) for name, span in RANGES.items()}
         prices, teacher = track.ledger.call_usd(), track.ledger.teacher
@@ -210,7 +212,7 @@ class Looks:
                     deferred = recent.newest(_TEXTS, among=_AMONG, origins={"deferred"}, handled=False)
                     disagreed = recent.newest(_TEXTS, among=_AMONG, origins={"audit"}, handled=True, disagreed=True)
                 track.texts = Texts(tuple(deferred), tuple(disagreed))
-            except (TracerError, OSError) as error:
+            except _UNREADABLE as error:
                 track.texts = Texts(trouble=_kind(error))
             track.texts_at = self._clock()
             return track.texts
