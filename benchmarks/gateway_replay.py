@@ -67,7 +67,7 @@ class Plan:
     drift_per_s: float
 
 
-WHOLE = Plan(5000, 500, 4500, 3000, 100.0, 40.0)
+WHOLE = Plan(5000, 500, 5000, 2500, 40.0, 40.0)
 QUICK = Plan(2000, 100, 600, 1200, 100.0, 40.0)
 
 
@@ -148,8 +148,7 @@ class Story:
             _until(lambda: self._mode(gateway) == "live", "the policy is live")
             with self._flywheel():
                 alive = phase(plan.live, plan.live_per_s)
-                facts["status"] = json.loads(self._tracer("status", "--json", "--home", str(self.home)))
-                facts["in_force"] = sorted({call.policy for call in alive if call.policy})
+                facts["status"] = self._status()
                 self._shoot(url, "live")
                 teacher.post("{}", "/drift")
                 turned = time.time()
@@ -215,6 +214,13 @@ tasks:
         done = subprocess.run(run, env=_environment(), capture_output=True, text=True, check=True, timeout=600)
         return done.stdout
 
+    def _status(self) -> dict[str, Any]:
+        """What `tracer status` says of the policy in force."""
+        told = json.loads(self._tracer("status", "--json", "--home", str(self.home)))
+        monitor = told["monitor"]
+        named = ("status", "detector", "agreement", "interval", "n_audits", "n_handled", "n_agreed")
+        return {"policy": told["policy"], "warnings": told["warnings"]} | {name: monitor[name] for name in named}
+
     def _fit(self) -> dict[str, Any]:
         begun = time.perf_counter()
         told = json.loads(self._tracer("fit", "--features", "lexical", "--json", "--home", str(self.home)))
@@ -277,7 +283,10 @@ tasks:
             "saved_usd": float(sum((call.saved for call in handled), Decimal(0))),
             "spent_usd": float(spent),
             "reasons": dict(Counter(call.reason for call in calls)),
-            "policies": dict(Counter(call.policy for call in handled)),
+            "policies": {
+                name: [sum(c.policy == name for c in handled), sum(c.policy == name and c.agreed for c in handled)]
+                for name in sorted({call.policy for call in handled})
+            },
         }
 
     def _alarm(
@@ -371,7 +380,12 @@ def render(result: dict[str, Any]) -> str:
         ])  # fmt: skip
     head = ["phase", "calls", "coverage", "agreement of what was handled", "audits of it that agreed",
             "answers as the teacher's", "saved", "spent", "share saved"]  # fmt: skip
-    return "\n\n".join([_head(result), table(head, rows), _text(result), footer(result)]) + "\n"
+    shown = ((name, *cell) for name, found in result["phases"].items() for cell in found["policies"].items())
+    answers = table(
+        ("phase", "answered by", "answers", "agreement"),
+        ((phase, version, f"{n:,}", interval(agreed, n)) for phase, version, (n, agreed) in shown),
+    )
+    return "\n\n".join([_head(result), table(head, rows), answers, _text(result), footer(result)]) + "\n"
 
 
 def _head(result: Mapping[str, Any]) -> str:
@@ -391,15 +405,16 @@ TITLE = "Banking77"
 
 def _text(result: Mapping[str, Any]) -> str:
     fit, shadow, alarm, money, store = (result[key] for key in ("fit", "shadow", "alarm", "money", "store"))
-    monitor = result["status"]["monitor"]
-    low, high = monitor["interval"]
+    status = result["status"]
+    low, high = status["interval"]
+    told = f"{status['n_agreed']} of {status['n_handled']} agreed, {low:.3f} to {high:.3f} at any time"
     events = ", ".join(
         f"{event['event']} {event['to'] or 'the teacher'}" if event["to"] or event["from"] else event["event"]
         for event in result["history"]
     )
     return f"""Certified on {fit["n_shadow"]:,} traces: {fit["n_handled"]:,} handled, {fit["n_agreed"]:,} agreed ({fit["s"]:.0f} s). In `shadow` it would have handled {share(shadow["n_handled"], shadow["n"])},
-of which {interval(shadow["n_agreed"], shadow["n_handled"])} agreed. At the end of `live` the audits of {result["status"]["policy"]} said {monitor["agreement"]:.3f}, within
-{low:.3f} to {high:.3f} at any time.
+of which {interval(shadow["n_agreed"], shadow["n_handled"])} agreed. Audits of {status["policy"]}
+at the end of `live`: {told if status["n_handled"] else "none yet"}.
 
 The alarm demoted {alarm["demoted"]} {alarm["n_calls"]:,} calls ({alarm["s"]:.0f} s) after the drift, on {alarm["n_audits_handled"]} audits of what it handles, to {alarm["to"] or "the teacher"}; until
 then {alarm["n_wrong"]:,} of {alarm["n_handled"]:,} handled calls were answered other than the teacher would have. Until the gateway had taken that up,

@@ -324,7 +324,7 @@ class Plane:
         call, line, match, verdict = one.call, one.line, one.match, one.verdict
         if call is None or not one.kept:
             return
-        if one.status == 200 and (match is None or match.task.mode == "observe"):
+        if one.status == 200 and match is None:
             self._gateway.watch(call, label, usage)
         if match is None or line is None or verdict is None or verdict.decision == UNANSWERED:
             return

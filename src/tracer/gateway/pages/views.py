@@ -43,7 +43,7 @@ _EVENTS = {
     "promote": "Promoted", "rollback": "Rolled back", "teacher": "Set aside", "demote": "Demoted by an alarm",
     "refused": "Refused by the gate", "warning": "Warning", "quiet": "Quiet again", "note": "Note",
     "dropped": "Challenger dropped", "remove": "Removed", "unrecorded": "Changed by hand, or by a crash",
-    "fit": "Fitted", "renewed": "Renewed", "recovered": "Finished after a crash",
+    "fit": "Fitted", "renew": "Renewed", "keep": "Refitted, and kept as it was", "new line": "A new task line", "recovered": "Finished after a crash",
 }  # fmt: skip
 _WARNINGS = {
     "handled_rate": "the share handled has moved", "novelty": "many requests are unlike any trace",
@@ -182,10 +182,9 @@ def _recent_coverage(week: Iterable[Span], today: Span) -> float | None:
 
 def _alarms(look: Look) -> list[dict[str, str]]:
     """What stands now: the kind for all, the message, which may name labels, for those who may see texts."""
-    found = look.agreement
+    out, found = _demoted(look), look.agreement
     if found is None:
-        return []
-    out = []
+        return out
     if found.status == "alarm":
         out.append({"kind": "alarm", "what": "audits say that the policy breaks its promise", "message": ""})
     elif found.status == "warn":
@@ -194,6 +193,16 @@ def _alarms(look: Look) -> list[dict[str, str]]:
         {"kind": "warning", "what": _WARNINGS.get(kind, kind), "message": message} for kind, message in found.warnings
     ]
     return out
+
+
+def _demoted(look: Look) -> list[dict[str, str]]:
+    """A demotion that nothing has followed since."""
+    moved = [event for event in look.events if event.moved]
+    if not moved or moved[-1].event != "demote" or moved[-1].after != look.policy:
+        return []
+    now = f"{look.policy}, at a safer threshold, answers" if look.policy else "the teacher answers everything"
+    what = f"audits said that {moved[-1].before} breaks its promise; {now}"
+    return [{"kind": "demoted", "what": what, "message": moved[-1].note}]
 
 
 def _marks(look: Look) -> list[tuple[float, str]]:
