@@ -233,7 +233,17 @@ tasks:
 
     @contextmanager
     def _flywheel(self) -> Iterator[None]:
-        command = [sys.executable, "-m", "tracer.cli", "flywheel", "run", "--home", str(self.home), "--every", str(EVERY_S)]
+        command = [
+            sys.executable,
+            "-m",
+            "tracer.cli",
+            "flywheel",
+            "run",
+            "--home",
+            str(self.home),
+            "--every",
+            str(EVERY_S),
+        ]
         with (self.folder / "flywheel.log").open("wb") as log:
             process = subprocess.Popen(command, env=_environment(), stdout=log, stderr=log)
             try:
@@ -245,7 +255,9 @@ tasks:
 
     @staticmethod
     def _mode(gateway: Server) -> str:
-        return " ".join(re.findall(r'^tracer_policy_info\{mode="(\w+)"', gateway.get("/metrics").decode(), re.MULTILINE))
+        return " ".join(
+            re.findall(r'^tracer_policy_info\{mode="(\w+)"', gateway.get("/metrics").decode(), re.MULTILINE)
+        )
 
     def _demotion(self, since: float) -> Event | None:
         events = PolicyRegistry(self.home).history()

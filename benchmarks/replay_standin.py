@@ -38,7 +38,7 @@ class Teacher:
         label = self.drift.get(label, label) if self.drifted else label
         self.n += 1
         n_in, n_out = tokens(prompt, text, label)
-        message = {"role": "assistant", "content": label, "refusal": None, "annotations": []}
+        message: dict[str, Any] = {"role": "assistant", "content": label, "refusal": None, "annotations": []}
         return {
             "id": f"chatcmpl-{self.n:08d}",
             "object": "chat.completion",
@@ -69,7 +69,9 @@ async def serve(port: int, teacher: Teacher, median_s: float, spread: float, see
                     told = teacher.complete(json.loads(body))
                     await asyncio.sleep(rng.lognormvariate(math.log(median_s), spread))
                 raw = json.dumps(told).encode()
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(raw))
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(raw)
+                )
                 writer.write(raw)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
@@ -81,4 +83,4 @@ async def serve(port: int, teacher: Teacher, median_s: float, spread: float, see
 if __name__ == "__main__":
     given = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     known = Teacher(given["labels"], given["drift"])
-    asyncio.run(serve(int(sys.argv[1]), known, *map(float, sys.argv[3:5]), int(sys.argv[5])))
+    asyncio.run(serve(int(sys.argv[1]), known, float(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])))

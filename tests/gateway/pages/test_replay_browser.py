@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx2
-import numpy as np
 import pytest
 
 from tests.conftest import LEXICAL
@@ -103,7 +102,7 @@ def test_from_an_empty_store_to_a_demotion(
             Counts().ask(served, some(turns, OBSERVED))
             assert "No policy yet." in shown(page, served)
             assert tile(page, "Traces").split("\n")[1] == str(OBSERVED)
-            assert tile(page, "Coverage").split("\n")[1] == "–"
+            assert tile(page, "Coverage").endswith("no policy is in force")
             assert "Found in your traffic" not in shown(page, served, "/"), "the task is declared"
 
             verdict = flywheel.fit(home=home, config=LEXICAL)
@@ -175,6 +174,9 @@ def demoted(page: Any, served: Served, version: str | None, audits: str) -> None
     assert audits in page.locator(".notice.bad").first.inner_text()
     assert "The teacher answers everything" in words
     assert "no policy is in force" in tile(page, "Live agreement")
+    assert f"handled audits of {version} until it was demoted" in words
+    chart = page.locator("figure", has_text="Live agreement").locator("svg[role=img]")
+    assert audits.replace("audits", "handled audits agree") in chart.text_content()
     assert page.locator(".versions .active").count() == 0
     assert page.locator(".example.wrong").count() >= 1, "the audits that rang are shown"
     assert "demoted" in shown(page, served, "/")

@@ -43,7 +43,8 @@ _EVENTS = {
     "promote": "Promoted", "rollback": "Rolled back", "teacher": "Set aside", "demote": "Demoted by an alarm",
     "refused": "Refused by the gate", "warning": "Warning", "quiet": "Quiet again", "note": "Note",
     "dropped": "Challenger dropped", "remove": "Removed", "unrecorded": "Changed by hand, or by a crash",
-    "fit": "Fitted", "renew": "Renewed", "keep": "Refitted, and kept as it was", "new line": "A new task line", "recovered": "Finished after a crash",
+    "fit": "Fitted", "renew": "Renewed", "keep": "Refitted, and kept as it was", "new line": "A new task line",
+    "recovered": "Finished after a crash",
 }  # fmt: skip
 _WARNINGS = {
     "handled_rate": "the share handled has moved", "novelty": "many requests are unlike any trace",
@@ -95,7 +96,7 @@ def task_page(
     """The page of one task."""
     spans = look.ranges[span]
     certificate = look.active.certificate if look.active is not None else None
-    agreement = look.agreement
+    agreement = look.agreement or look.past
     coverage = certificate.coverage if certificate is not None and certificate.n_shadow else None
     name = line.task.name
     thresholds = {v: c.threshold for v, c in look.versions if c is not None}
@@ -161,6 +162,7 @@ def _task(line: TaskLine, look: Look) -> dict[str, Any]:
         "target": task.target,
         "look": look,
         "agreement": look.agreement,
+        "past": look.past,
         "gauge": charts.gauge(task.name, look.agreement) if look.agreement and look.agreement.n_handled else None,
         "spark": charts.spark(task.name, week) if any(span.n for span in week) else None,
         "coverage": _recent_coverage(week, look.today),
@@ -197,12 +199,12 @@ def _alarms(look: Look) -> list[dict[str, str]]:
 
 def _demoted(look: Look) -> list[dict[str, str]]:
     """A demotion that nothing has followed since."""
-    moved = [event for event in look.events if event.moved]
-    if not moved or moved[-1].event != "demote" or moved[-1].after != look.policy:
+    event = look.demoted
+    if event is None:
         return []
     now = f"{look.policy}, at a safer threshold, answers" if look.policy else "the teacher answers everything"
-    what = f"audits said that {moved[-1].before} breaks its promise; {now}"
-    return [{"kind": "demoted", "what": what, "message": moved[-1].note}]
+    what = f"audits said that {event.before} breaks its promise; {now}"
+    return [{"kind": "demoted", "what": what, "message": event.note}]
 
 
 def _marks(look: Look) -> list[tuple[float, str]]:
