@@ -38,7 +38,7 @@ def _config(url: str, home: Path, *, own_key: bool) -> str:
 home: {home}
 upstreams: {{main: {{base_url: {url}/v1, retries: 0{key}}}}}
 keys: {{app: {{hash: "${{TRACER_KEY_HASH}}"}}}}
-tasks: {{desk: {{match: {{models: [desk-router]}}, teacher: gpt-4o-mini, mode: live}}}}
+tasks: {{desk: {{match: {{models: [desk-router]}}, teacher: gpt-4o-mini, mode: live, target: 0.8}}}}
 """
 
 

@@ -107,8 +107,8 @@ keys:
   slow: {{hash: "{sha256_of(SLOW)}", requests_per_s: 1}}
 limits: {{body_bytes: {BODY_BYTES}}}
 tasks:
-  desk: {{match: {{models: [desk-router]}}, mode: live}}
-  other: {{match: {{models: [other-router]}}, mode: live}}
+  desk: {{match: {{models: [desk-router]}}, mode: live, target: 0.8, stateless: true}}
+  other: {{match: {{models: [other-router]}}, mode: live, target: 0.8, stateless: true}}
 """
         with serve(config, home) as served:
             cases = [*((text, label, "handled") for text, label in list(known.handled.items())[:2])]

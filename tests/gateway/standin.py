@@ -38,6 +38,7 @@ class Fault:
     seconds: float = 0.2
     status: int = 500
     retry_after: str = ""
+    should_retry: str = ""
     size: int = 64 * 1024 * 1024
 
 
@@ -187,6 +188,7 @@ class Standin:
             return False
         if fault is not None and kind == "status":
             more = {"retry-after": fault.retry_after} if fault.retry_after else {}
+            more |= {"x-should-retry": fault.should_retry} if fault.should_retry else {}
             await _whole(writer, fault.status, json.dumps(shapes.error(path, fault.status)).encode(), more)
             return True
         if fault is not None and kind == "huge":

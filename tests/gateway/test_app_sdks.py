@@ -24,13 +24,20 @@ SCHEMA: Any = {
     "additionalProperties": False,
 }
 
+KEYS = {"UPSTREAM": "sk-upstream"}
+
+
+def keyed(config: str) -> str:
+    """With a key of the gateway's own: one upstream of all formats gets no client's."""
+    return config.replace("retries: 0", "retries: 0, api_key: '${UPSTREAM}'")
+
 
 @pytest.fixture(scope="module")
 def both(known: Known, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Standin]]:
     home = tmp_path_factory.mktemp("gateway")
     place(known.home, home, ServingSettings(audit_rate=0.0))
     answers = dict.fromkeys(known.left, "office")
-    with Standin(answers) as api, serve(settings(api.url, home), home) as served:
+    with Standin(answers) as api, serve(keyed(settings(api.url, home)), home, environ=KEYS) as served:
         yield served, api
 
 

@@ -16,6 +16,7 @@ from tracer.errors import ConfigError, TraceError
 from tracer.features.dense import CallableEmbedder
 from tracer.gateway import lines
 from tracer.gateway.config import parse
+from tracer.gateway.discovery import DISCOVERED
 from tracer.pipeline import Certified
 from tracer.traces.digests import digest_of, n_digests
 from tracer.traces.store import TraceStore
@@ -88,3 +89,21 @@ def test_digests_are_never_taken_for_words(tmp_path: Path, words: CallableEmbedd
 def test_features_need_an_embedder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="capture = features: needs an embedder"):
         parse(settings("http://x", tmp_path, "capture: features"), {})
+
+
+@pytest.mark.parametrize(
+    ("task", "kept"),
+    [("mode: observe", True), ("capture: 'off'", None), ("capture: hash", None), ("redact: ['Jane Doe']", False)],
+)
+def test_discovery_keeps_no_more_than_the_task(tmp_path: Path, task: str, kept: bool | None) -> None:
+    """``kept``: whether the template shows a name; None where nothing is to be discovered."""
+    values = {"type": "object", "properties": {"desk": {"enum": ["billing", "sales"]}}, "required": ["desk"]}
+    form = {"type": "json_schema", "json_schema": {"name": "desk", "schema": values}}
+    task = task if "mode" in task else f"{task}\nmode: observe"
+    with Standin(default="sales") as api, serve(settings(api.url, tmp_path, task), tmp_path) as served:
+        for i in range(40):
+            said = served.post(asked(f"Record of the family of Jane Doe: complaint {i}", response_format=form))
+            assert said.status_code == 200
+    written = tmp_path / DISCOVERED
+    assert written.exists() is (kept is not None)
+    assert kept is None or ("Jane Doe" in written.read_text(encoding="utf-8")) is kept

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import sys
 from decimal import Decimal
 from pathlib import Path
+from types import FunctionType, ModuleType
 
 import numpy as np
 import pytest
@@ -12,10 +15,12 @@ import pytest
 from tests.gateway.calling import SYSTEM, call
 from tracer.data import northlight, northlight_order
 from tracer.errors import TracerError
+from tracer.gateway.calls import Call, Slot
 from tracer.gateway.config import parse
 from tracer.gateway.discovery import DISCOVERED, Discovery, stored
 from tracer.gateway.proposals import Proposal
 from tracer.gateway.tasks import TaskSet
+from tracer.gateway.watching import Watched, WatchQueue
 from tracer.types import Usage
 
 UP = "upstreams: {openai: {base_url: 'https://api.openai.com/v1'}}\n"
@@ -123,6 +128,54 @@ def test_memory_is_bounded_and_the_frequent_stay() -> None:
     assert [len(table) for table in found._tables] == [20, 20]
     (proposal,) = found.proposals()
     assert {label for label, _ in proposal.labels} == DESKS
+
+
+def kept_bytes(found: Discovery) -> int:
+    """Of all that the tables hold, each object once."""
+    seen: dict[int, object] = {}
+    todo: list[object] = [found._tables]
+    while todo:
+        one = todo.pop()
+        if id(one) not in seen and not isinstance(one, type | ModuleType | FunctionType):
+            seen[id(one)] = one
+            todo += gc.get_referents(one)
+    return sum(map(sys.getsizeof, seen.values()))
+
+
+def hostile(i: int) -> list[Call]:
+    """Requests of one prompt each that are large where a prompt rarely is."""
+    many = [("user", ""), *[("user", f"{i}")] * 20_000, ("user", "text")]
+    long = tuple(f"{i} {j}" + "x" * 1000 for j in range(1000))
+    return [
+        call(many),
+        call([("r" * 1_000_000 + str(i), "x"), ("user", "text")]),
+        call("text", options=long, schema=json.dumps(long)),
+        call("text", options=("a", "b"), system=str(i), slot=Slot("json", (), ("f" * 1_000_000,))),
+        call(f"{i} " + "y" * 1_000_000),
+    ]
+
+
+def test_no_prompt_takes_much_room() -> None:
+    found = Discovery(capacity=200)
+    for i in range(3):
+        for one in hostile(i):
+            found.observe(one, "a", at=float(i))
+    assert kept_bytes(found) < 1_000_000
+    other = Discovery(capacity=1)
+    for i in range(6000):
+        other.observe(call(f"question {i}"), f"{i % 1000} {'z' * 70}", at=float(i))
+    assert kept_bytes(other) < 200_000
+
+
+def test_calls_that_wait_for_discovery_are_bounded_in_bytes() -> None:
+    waiting = WatchQueue(most=50, most_bytes=1_000_000)
+    text = call("x" * 300_000)
+    assert [waiting.put(Watched(text, "a", 0.0, None)) for _ in range(5)] == [True] * 3 + [False] * 2
+    assert len(list(waiting.drain())) == 3
+    assert [waiting.put(Watched(call(f"{i}"), "a", 0.0, None)) for i in range(60)] == [True] * 50 + [False] * 10
+    assert len(list(waiting.drain())) == 50
+    assert not any(waiting.put(Watched(one, "a", 0.0, None)) for one in hostile(0)[:3]), "never looked at"
+    assert waiting.put(Watched(text, "a", 0.0, None))
 
 
 def test_no_text_but_labels_and_templates_is_kept(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def statuses(answers: bytes) -> list[int]:
 
 
 def request(path: str, body: bytes, *headers: bytes, version: bytes = b"HTTP/1.1", method: bytes = b"POST") -> bytes:
-    head = [method + b" " + path.encode() + b" " + version, b"host: gateway", *headers]
+    head = [method + b" " + path.encode() + b" " + version, b"host: localhost", *headers]
     if not any(one.lower().startswith((b"content-length", b"transfer-encoding")) for one in headers):
         head.append(b"content-length: %d" % len(body))
     return b"\r\n".join(head) + b"\r\n\r\n" + body

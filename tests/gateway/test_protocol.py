@@ -35,7 +35,7 @@ def answered(served: Served, start: bytes, more: bytes) -> tuple[bytes, int]:
     return told.split(b"\r\n")[0], sent
 
 
-HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\n"
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 
 

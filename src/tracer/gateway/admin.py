@@ -21,7 +21,7 @@ from tracer.gateway.lines import TaskLine
 from tracer.gateway.pages.routes import report_page
 from tracer.gateway.reading import TooLargeError, read_body
 from tracer.gateway.relaying import ClientGoneError
-from tracer.gateway.serving import OFF, Gateway
+from tracer.gateway.serving import Gateway
 from tracer.policies.registry import PolicyRegistry
 
 log = logging.getLogger("tracer.gateway")
@@ -113,9 +113,9 @@ class Admin:
         off = (await _asked(request)).get("off", True)
         if not isinstance(off, bool):
             raise ConfigError("off must be true or false")
-        await asyncio.to_thread(self._gateway.switch_off, off)
+        failed = await asyncio.to_thread(self._gateway.switch_off, off)
         log.warning("switched %s by an admin", "off: everything goes to the teachers" if off else "on")
-        return {"off": off}
+        return {"off": off} | ({"failed": failed} if failed else {})
 
     async def _reload(self, _: Request) -> Any:
         await self._gateway.reload()
@@ -150,7 +150,7 @@ def _state(line: TaskLine) -> dict[str, Any]:
         "share": settings.share,
         "audit_rate": settings.audit_rate,
         "policy": _active(line),
-        "off": (line.home / OFF).exists(),
+        "off": line.switch.exists(),
         "broken": line.broken,
         "decisions": line.router.counts,
         "traces": {**counts, "pending": line.recorder.pending, "stored": _stored(line)},

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Literal
 
 import uvicorn
 from starlette.applications import Starlette
@@ -16,13 +15,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tracer.gateway import openapi, problems
 from tracer.gateway.admin import Admin
 from tracer.gateway.auth import check_bind
 from tracer.gateway.codecs import PATHS
+from tracer.gateway.heads import timed
 from tracer.gateway.health import Health
 from tracer.gateway.native import Native, bounded
+from tracer.gateway.origins import foreign
 from tracer.gateway.pages.routes import Pages
 from tracer.gateway.plane import Plane
 from tracer.gateway.serving import Gateway
@@ -37,15 +39,22 @@ class Application(Starlette):
     """Starlette, but that the busiest paths go to the data plane at once, past its middleware and routes."""
 
     plane: ASGIApp
+    gateway: Gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "http" and scope["http_version"] == "1.0":
-            send = _whole(send)
-        if scope["type"] == "http" and scope["path"] in PATHS:
-            await self.plane(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        if scope["type"] == "http":
+            if not self.gateway.config.keys and (why := foreign(scope)) is not None:
+                await problems.turned_away(scope, *why)(scope, receive, send)
+                return
+            if scope["http_version"] == "1.0":
+                send = _whole(send)
+            if scope["path"] in PATHS:
+                await self.plane(scope, receive, send)
+                return
+            if scope["path"].endswith("/") and (path := scope["path"].rstrip("/")) in _NATIVE:
+                scope = {**scope, "path": path}
+        await super().__call__(scope, receive, send)
 
 
 def _whole(send: Send) -> Send:
@@ -107,6 +116,7 @@ def application(gateway: Gateway) -> Application:
     handlers = {HTTPException: problems.refused, Exception: problems.broken}
     app = Application(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.plane = ServerErrorMiddleware(plane, handler=problems.broken)
+    app.gateway = gateway
     return app
 
 
@@ -116,6 +126,7 @@ _OWN = (
     ("/v1/classify/label", "POST"),
     ("/v1/models", "GET, HEAD"),
 )
+_NATIVE = frozenset(path for path, _ in _OWN)
 
 
 def server(gateway: Gateway, host: str, port: int) -> uvicorn.Server:
@@ -124,18 +135,19 @@ def server(gateway: Gateway, host: str, port: int) -> uvicorn.Server:
     Raises ConfigError for an address that others can reach without a key.
     """
     check_bind(gateway.config, host)
+    gateway.bound = host
     config = uvicorn.Config(
-        application(gateway), host=host, port=port, http=_protocol(), log_config=None, access_log=False,
+        application(gateway), host=host, port=port, http=timed(_protocol()), log_config=None, access_log=False,
         lifespan="on", ws="none", server_header=False, date_header=False, proxy_headers=False,
         timeout_graceful_shutdown=DRAIN_S,
     )  # fmt: skip
     return uvicorn.Server(config)
 
 
-def _protocol() -> type[asyncio.Protocol] | Literal["h11"]:
+def _protocol() -> type[asyncio.Protocol]:
     """HTTP by httptools, which is several times as fast; by h11 where it is not installed."""
     try:
         from tracer.gateway.protocol import Protocol
     except ImportError:
-        return "h11"
+        return H11Protocol
     return Protocol

@@ -35,6 +35,11 @@ class Caller:
         """The key's name, never the key."""
         return self.key.name if self.key is not None else ""
 
+    @property
+    def scoped(self) -> bool:
+        """Whether the key reaches some tasks alone."""
+        return self.key is not None and self.key.tasks is not None
+
     def may(self, task: str | None) -> bool:
         """Whether the key reaches a task; None is traffic of no task."""
         return self.key is None or self.key.tasks is None or task in self.key.tasks
@@ -50,6 +55,7 @@ class Gate:
         self, config: GatewayConfig, clock: Callable[[], float] = time.monotonic, before: Gate | None = None
     ) -> None:
         self._keys, self._tokens = config.keys, {"admin": config.admin, "metrics": config.metrics}
+        self._slow = any(key.digest.slow for key in config.keys)
         rates = {key.name: key.requests_per_s for key in config.keys}
         self._buckets = {name: Bucket(rate, clock) for name, rate in rates.items() if rate is not None}
         limit = config.limits.requests_per_s
@@ -65,19 +71,21 @@ class Gate:
     def caller(self, headers: Mapping[str, str]) -> Caller | None:
         """Who calls, where that is known at once: without keys in the config everybody is let in.
 
-        None is a stranger, or a key that `check` has to look at.
+        None is a stranger, or something that `check` has to look at, be it beside a key that is known.
         """
         if not self._keys:
             return Caller(None)
-        for header in _SHOWN_IN:
-            if shown := _bare(headers.get(header, "")):
-                seen = _digest(shown)
-                key = self._known.get(seen)
-                if key is None and (key := _found(self._keys, shown, slow=False)) is not None:
-                    self._known[seen] = key
-                if key is not None:
-                    return Caller(key, (header.encode(),))
-        return None
+        shown = self._digests(headers)
+        for _, value, seen in shown:
+            if seen in self._known or seen in self._strangers:
+                continue
+            if (key := _found(self._keys, value, slow=False)) is not None:
+                self._known[seen] = key
+            elif self._slow:
+                return None
+            else:
+                self._is_strange(seen)
+        return self._of(shown)
 
     async def check(self, headers: Mapping[str, str], source: str) -> Caller | None:
         """Who calls, or None for nobody known; slow digests are computed in threads. ``source``: the address that asks.
@@ -85,21 +93,32 @@ class Gate:
         Raises UncheckedError where too many strange keys were shown of late.
         """
         caller = self.caller(headers)
-        if caller is not None or not any(key.digest.slow for key in self._keys):
+        if caller is not None or not self._slow:
             return caller
-        for header in _SHOWN_IN:
-            shown = _bare(headers.get(header, ""))
-            seen = _digest(shown)
-            if not shown or seen in self._strangers:
-                continue
-            key = await self._checks.run(seen, source, partial(_found, self._keys, shown, slow=True))
-            if key is not None:
-                self._known[seen] = key
-                return Caller(key, (header.encode(),))
-            self._strangers[seen] = None
-            if len(self._strangers) > _STRANGERS:
-                self._strangers.popitem(last=False)
-        return None
+        shown = self._digests(headers)
+        for _, value, seen in shown:
+            if seen not in self._known and seen not in self._strangers:
+                key = await self._checks.run(seen, source, partial(_found, self._keys, value, slow=True))
+                if key is not None:
+                    self._known[seen] = key
+                else:
+                    self._is_strange(seen)
+        return self._of(shown)
+
+    def _digests(self, headers: Mapping[str, str]) -> list[tuple[str, str, bytes]]:
+        """What was shown: header, value and its digest."""
+        values = ((header, _bare(headers[header])) for header in _SHOWN_IN if header in headers)
+        return [(header, value, _digest(value)) for header, value in values if value]
+
+    def _of(self, shown: Iterable[tuple[str, str, bytes]]) -> Caller | None:
+        """The caller by the first key; every header that holds one stays here, whosever it is."""
+        ours = [(header.encode(), self._known[seen]) for header, _, seen in shown if seen in self._known]
+        return Caller(ours[0][1], tuple(header for header, _ in ours)) if ours else None
+
+    def _is_strange(self, seen: bytes) -> None:
+        self._strangers[seen] = None
+        if len(self._strangers) > _STRANGERS:
+            self._strangers.popitem(last=False)
 
     def wait(self, caller: Caller) -> float:
         """0 where this request keeps to the rates; else the seconds to wait."""
@@ -107,6 +126,12 @@ class Gate:
         if own is not None and (wait := own.wait()) > 0.0:
             return wait
         return self._all.wait() if self._all is not None else 0.0
+
+    def charge(self, caller: Caller, n: int) -> None:
+        """Count n more than the one that `wait` let pass: a batch is as much work as its texts."""
+        for bucket in (self._buckets.get(caller.name), self._all):
+            if bucket is not None:
+                bucket.charge(n)
 
     async def token(self, what: str, headers: Mapping[str, str], source: str) -> bool | None:
         """Whether the token of ``admin`` or ``metrics`` was shown; None where the config has none.

@@ -13,10 +13,14 @@ Scalar: TypeAlias = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of the conversation: who speaks, and the text parts joined by newlines."""
+    """One turn of the conversation: who speaks, and the text parts joined by newlines.
+
+    ``more`` is canonical JSON of what else a model reads of it (calls of tools, a name), "" where there is nothing.
+    """
 
     role: str
     text: str
+    more: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,9 @@ class Slot:
 class Call:
     """A request, read. ``unanswerable`` is empty, or says why a surrogate cannot give what is asked.
 
+    ``system`` are the instructions before all turns; such as come later are turns with the role ``system``.
     ``options`` are the labels that the request itself allows, None where it leaves them free. ``schema`` is canonical
-    JSON of all that shapes the answer besides words (response format, tools, questions): part of the fingerprint.
+    JSON of all that shapes the answer besides words (response format, tools, effort): part of the fingerprint.
     ``stored`` says that the upstream would keep the answer for later calls to refer to, as it does unless told not to.
     ``stop`` and ``max_tokens`` (0 is none at all) limit the text of an answer; ``echo`` holds what it repeats.
     """

@@ -31,6 +31,10 @@ class Bucket:
         self._left -= 1.0
         return 0.0
 
+    def charge(self, n: int) -> None:
+        """Take the tokens of n more that came with one that passed: who comes next waits until they are paid."""
+        self._left -= n
+
 
 class UncheckedError(Exception):
     """A key was not checked: as many as may be are. ``wait`` is the seconds after which to come again."""

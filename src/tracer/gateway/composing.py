@@ -11,7 +11,7 @@ from tracer.errors import CodecError
 from tracer.gateway.calls import Call, Message, Scalar, Wire
 from tracer.gateway.codecs import CODECS
 from tracer.gateway.codecs.bodies import encode
-from tracer.gateway.codecs.schemas import label_of
+from tracer.gateway.codecs.schema_reader import label_of
 from tracer.gateway.selecting import select
 from tracer.gateway.settings import Asking, TaskConfig
 

@@ -10,7 +10,8 @@ same short output came five times. A group is proposed for one of two reasons:
   least 5% are unseen at every look is proposed with probability at most 0.001, however long it runs. Besides, at least
   two outputs must have come five times, each label 10 times on average, and half of the inputs must differ.
 
-Groups compete for room as in Space-Saving (Metwally, Agrawal, El Abbadi 2005): whatever makes up more than
+A call of more than 64 messages, or of very long labels, is left out: a group keeps a digest of each message. Groups
+compete for room as in Space-Saving (Metwally, Agrawal, El Abbadi 2005): whatever makes up more than
 1 / ``capacity`` of the calls is there in the end.
 """
 
@@ -49,7 +50,11 @@ _TEMPLATE_LEAST = 12
 _TEMPLATE_MOST = 4000
 _HEAD = 32
 _MODELS = 8
+_MOST_TURNS = 64
+_MOST_BYTES = 32 * 1024
+"""Of roles and labels: what a group keeps of its first request."""
 _WHOLE = InputSelector()
+_NAMED = 64
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
 
 
@@ -122,7 +127,7 @@ class _Group:
             self.outputs[digest] += 1
             if self.outputs[digest] == REPEATED and output is not None:
                 self.names[digest] = output
-        if len(self.outputs) > 4 * MOST_LABELS:
+        if len(self.outputs) > 4 * MOST_LABELS or len(self.names) > MOST_LABELS:
             self.free = True
             self.outputs.clear()
             self.names.clear()
@@ -175,7 +180,7 @@ class Discovery:
 
     def observe(self, call: Call, output: str | None, *, at: float, usage: Usage | None = None) -> None:
         """Count a call with its output as the codec read it, None where it is no label; ``at`` in epoch seconds."""
-        selection = select(call, _WHOLE)
+        selection = select(call, _WHOLE) if is_watchable(call) else None
         if selection is None:
             return
         whole = fingerprint(selection)
@@ -235,10 +240,18 @@ class Discovery:
                 weight = table.pop(least).weight
             text, named = selection.text, (*call.slot.path, *call.slot.fields)
             group = table[key] = _Group(
-                replace(selection, text=""), weight, call.options, named[-1] if named else "",
+                replace(selection, text=""), weight, call.options, named[-1][:_NAMED] if named else "",
                 text[:_TEMPLATE_MOST], text[-_TEMPLATE_MOST:], at, at,
             )  # fmt: skip
         group.add(call, selection, output, at, usage)
+
+
+def is_watchable(call: Call) -> bool:
+    """Whether a call is short enough, but for its texts, to be kept as a group."""
+    if len(call.messages) > _MOST_TURNS:
+        return False
+    kept = (*(turn.role for turn in call.messages), *(call.options or ()))
+    return sum(map(len, kept)) <= _MOST_BYTES
 
 
 def _number(text: str) -> int:

@@ -15,6 +15,7 @@ from tracer.gateway.calls import Call
 from tracer.gateway.codecs.base import Codec
 from tracer.gateway.deciding import Verdict
 from tracer.gateway.lines import TaskLine
+from tracer.gateway.reading import Pieces
 from tracer.gateway.serving import Serving
 from tracer.gateway.tasks import Match
 from tracer.gateway.telemetry import RequestSpan
@@ -38,6 +39,7 @@ class Exchange:
     id: str = field(default_factory=lambda: secrets.token_hex(16))
     caller: Caller = field(default_factory=lambda: Caller(None))
     body: bytes = b""
+    pieces: Pieces | None = None
     unread: bool = True
     call: Call | None = None
     match: Match | None = None
@@ -55,6 +57,11 @@ class Exchange:
     saved: Decimal | None = None
     overhead: float | None = None
     span: RequestSpan | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the body that came."""
+        return len(self.body) if self.pieces is None else self.pieces.n_bytes
 
     @property
     def kept(self) -> bool:

@@ -17,7 +17,7 @@ _ONE_CONNECTION = frozenset(
 )
 """Hop-by-hop, RFC 9110, section 7.6.1; with those that ``connection`` names."""
 _MADE_ANEW = frozenset({b"host", b"content-length", b"expect"})
-CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
+CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"cookie"})
 OURS = b"x-tracer-"
 """How the names of the gateway's own headers start; they stay here."""
 

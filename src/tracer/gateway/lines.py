@@ -22,6 +22,7 @@ from tracer.flywheel.settings import Settings
 from tracer.gateway import patterns
 from tracer.gateway.opened import OpenCalls
 from tracer.gateway.settings import GatewayConfig, TaskConfig
+from tracer.gateway.switches import GatewaySwitch, TaskSwitch
 from tracer.policies.policy import Policy
 from tracer.policies.registry import PolicyRegistry
 from tracer.policies.serving_settings import SERVING, ServingSettings
@@ -37,6 +38,8 @@ log = logging.getLogger("tracer.gateway")
 
 _ANY: tuple[tuple[str | None, str | None], ...] = ((None, None),)
 _LIKES = _TEACHERS = 16
+_NAME = 256
+"""Characters of a model's name, at most."""
 _LIKE_BYTES = 64 * 1024
 _LAST_S = 5.0
 """How long the last tallies may take."""
@@ -59,9 +62,17 @@ class TaskLine:
     For one event loop; what reads or writes files (`look`, `tend`, `close`) runs in threads.
     """
 
-    def __init__(self, config: GatewayConfig, task: TaskConfig, *, rng: Rng | None = None) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        task: TaskConfig,
+        *,
+        rng: Rng | None = None,
+        switch: GatewaySwitch | None = None,
+    ) -> None:
         self.task, self.home = task, config.task_home(task.name)
         self._config, self._rng = config, rng
+        self.switch = TaskSwitch(switch or GatewaySwitch(), config.home, self.home)
         self.goals = goals_of(config, task)
         try:
             self.home.mkdir(parents=True, exist_ok=True)
@@ -157,6 +168,8 @@ class TaskLine:
 
     def learn(self, teacher: str, usage: Usage) -> None:
         """Take a call of the teacher into the mean of its tokens."""
+        if len(teacher) > _NAME:
+            return  # the price list would be searched for it, on the loop
         new = (float(usage.input_tokens), float(usage.output_tokens))
         known = self._costs.get(teacher)
         if known is None:
@@ -239,8 +252,9 @@ class TaskLine:
             # The teacher answers meanwhile: a policy that cannot be loaded must not take the service down.
             log.warning("the policy of task %s cannot be loaded: %s", self.task.name, type(error).__name__)
             self.broken = True
-            return Router(None, switch=self.home / "OFF")
+            return Router(None, switch=self.switch)
         self.broken = False
+        router.switch = self.switch
         return router
 
     def _write(self, batch: Sequence[Trace]) -> None:

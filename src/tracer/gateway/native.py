@@ -18,10 +18,10 @@ from tracer.gateway.auth import Caller, UncheckedError, source_of
 from tracer.gateway.codecs import CODECS
 from tracer.gateway.codecs.bodies import read_object
 from tracer.gateway.deciding import MODES, Verdict, decide_many
+from tracer.gateway.entering import MODE
 from tracer.gateway.exchanges import NO_STORE
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.opened import Status
-from tracer.gateway.plane import MODE
 from tracer.gateway.reading import TooLargeError, discard, read_body
 from tracer.gateway.relaying import ClientGoneError
 from tracer.gateway.serving import Gateway, Serving
@@ -87,6 +87,7 @@ class Native:
                 raise CodecError("texts must be a list of texts")
             if not 0 < len(texts) <= _MOST:
                 raise CodecError(f"texts must be 1 to {_MOST}")
+            one.serving.gate.charge(one.caller, len(texts) - 1)
             results = await self._answers(one, texts, None, None)
         except _Refusal as refusal:
             return refusal.response
@@ -118,6 +119,7 @@ class Native:
         """The aliases of tasks that the caller may use, as OpenAI lists models."""
         try:
             caller = await self._caller(request)
+            self._paced(caller)
         except _Refusal as refusal:
             return refusal.response
         names = {
@@ -181,11 +183,14 @@ class Native:
             raise _Refusal(401, "no key of this gateway was shown")
         return caller
 
+    def _paced(self, caller: Caller) -> None:
+        if (wait := self._gateway.serving.gate.wait(caller)) > 0.0:
+            raise _Refusal(429, "too many requests", {"retry-after": str(max(1, round(wait + 0.5)))})
+
     async def _asked(self, request: Request) -> _Asked:
         serving, headers = self._gateway.serving, dict(request.headers)
         caller = await self._caller(request)
-        if (wait := serving.gate.wait(caller)) > 0.0:
-            raise _Refusal(429, "too many requests", {"retry-after": str(max(1, round(wait + 0.5)))})
+        self._paced(caller)
         if headers.get(MODE, "auto") not in MODES:
             raise _Refusal(400, f"{MODE} must be one of {', '.join(MODES)}")
         try:

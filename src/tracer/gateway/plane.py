@@ -19,26 +19,26 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from tracer.errors import CodecError, UpstreamError
-from tracer.gateway.auth import UncheckedError, source_of
 from tracer.gateway.calls import Call
 from tracer.gateway.codecs import CODECS, PATHS
 from tracer.gateway.codecs.choices import ChoiceCodec
 from tracer.gateway.codecs.sse import events_of
-from tracer.gateway.deciding import MODES, UNANSWERED, decide, missing, with_field
+from tracer.gateway.deciding import UNANSWERED, decide, missing, with_field
+from tracer.gateway.entering import MODE, RefusedError, admit, check_reach, take_body
 from tracer.gateway.exchanges import Exchange
-from tracer.gateway.reading import TooLargeError, discard, gone, read_body
+from tracer.gateway.reading import SlowBodyError, discard, gone
 from tracer.gateway.relaying import ClientGoneError, Tee, while_connected
 from tracer.gateway.replies import Reply
 from tracer.gateway.serving import Gateway
+from tracer.gateway.speaking import misdirects
+from tracer.gateway.targets import TargetError
 from tracer.gateway.translating import STATUS, Said, Translation, filtered, fitted, heard, parts_of, translation
-from tracer.gateway.upstream import Chain
+from tracer.gateway.upstream import Body, Chain
 from tracer.types import Usage
 
 log = logging.getLogger("tracer.gateway.requests")
 
-MODE = "x-tracer-mode"
 _COPIED = 1 << 20
-_OF_PROXIES = frozenset({"CONNECT", "TRACE"})
 _ROUTE = "/v1/{path}"
 
 
@@ -60,62 +60,44 @@ class Plane:
             one.span = gateway.telemetry.begin(scope["method"], path if codec is not None else _ROUTE, headers)
         serving.running += 1
         try:
-            await self._serve(one, known=codec is not None, anthropic=anthropic)
+            await self._serve(one, known=codec is not None)
+        except RefusedError as refused:
+            await self._refuse(one, refused.status, str(refused), refused.more)
+        except SlowBodyError:
+            if one.status:
+                raise
+            await self._refuse(one, 408, "the body did not come", {"connection": "close"})
         except ClientGoneError:
             one.status = 499
         finally:
             serving.running -= 1
             self._over(one)
 
-    async def _serve(self, one: Exchange, *, known: bool, anthropic: bool) -> None:
-        if one.scope["method"] in _OF_PROXIES:
-            await self._refuse(one, 405, "this method is for proxies")
-            return
-        if one.serving.running > one.serving.config.limits.concurrency:
-            await self._refuse(one, 503, "this gateway answers as many requests as it takes", {"retry-after": "1"})
-            return
-        if not await self._admitted(one):
-            return
-        try:
-            one.body = await read_body(one.receive, one.headers, one.serving.config.limits.body_bytes)
-            one.unread = False
-        except TooLargeError as error:
-            one.unread = error.more
-            await self._refuse(one, 413, "the body is larger than this gateway takes")
-            return
-        if not await self._ready(one, known=known):
-            return
+    async def _serve(self, one: Exchange, *, known: bool) -> None:
+        await admit(one)
+        await take_body(one, known=known)
+        if known:
+            try:
+                one.call = one.codec.read(one.body)
+            except CodecError:
+                one.reason = "unread"
+        if one.call is not None:
+            self._match(one, one.call)
+        check_reach(one)
+        _translate(one)
         if one.call is not None and one.match is not None and one.line is not None:
             mode = one.headers.get(MODE, "auto")
             verdict = await decide(one.line, one.match, one.call, mode, one.version, kept=one.kept)
             one.verdict, one.decision, one.reason = verdict, verdict.decision, verdict.reason
             if verdict.label is not None and await self._answered(one, verdict.label, "handled"):
                 return
-        work = self._upstream(one, self._chain(one, anthropic))
-        if one.verdict is not None and one.verdict.answer.origin == "audit":
+        work = self._upstream(one, _chain(one, known=known))
+        if one.pieces is not None:
+            await while_connected(work, one.pieces.client_gone())
+        elif one.verdict is not None and one.verdict.answer.origin == "audit":
             await work  # to its end, though the client may leave: who is slow to be answered is no matter of chance
         else:
             await while_connected(work, gone(one.receive))
-
-    async def _admitted(self, one: Exchange) -> bool:
-        gate = one.serving.gate
-        caller = gate.caller(one.headers)
-        try:
-            caller = caller or await gate.check(one.headers, source_of(one.scope))
-        except UncheckedError as error:
-            await self._refuse(one, 429, "too many unknown keys", {"retry-after": str(int(error.wait) + 1)})
-            return False
-        if caller is None:
-            await self._refuse(one, 401, "no key of this gateway was shown")
-            return False
-        one.caller = caller
-        if (wait := gate.wait(caller)) > 0.0:
-            await self._refuse(one, 429, "too many requests", {"retry-after": str(max(1, round(wait + 0.5)))})
-            return False
-        if one.headers.get(MODE, "auto") not in MODES:
-            await self._refuse(one, 400, f"{MODE} must be one of {', '.join(MODES)}")
-            return False
-        return True
 
     def _match(self, one: Exchange, call: Call) -> None:
         # Before the prompt is held against what it accepts: a policy that comes into force meanwhile does not answer.
@@ -125,35 +107,6 @@ class Plane:
             one.line, one.version, one.reason = one.serving.lines[match.task.name], versions[match.task.name], ""
             one.match = replace(match, text=one.line.masked(match.text)) if match.task.redact else match
             one.call = with_field(call, match.task.label_field)
-
-    async def _ready(self, one: Exchange, *, known: bool) -> bool:
-        """Read the call, and find its task; False where the caller, or the task's upstream, cannot be served."""
-        if known:
-            try:
-                one.call = one.codec.read(one.body)
-            except CodecError:
-                one.reason = "unread"
-        if one.call is not None:
-            self._match(one, one.call)
-        if not one.caller.may(one.task or None):
-            await self._refuse(one, 403, "this key does not reach this task", None)
-            return False
-        if one.call is None or one.match is None:
-            return True
-        upstream = one.serving.config.upstream(one.match.task.upstream)
-        try:
-            one.translation = translation(one.call, one.match.task, upstream, one.match.teacher)
-        except CodecError as error:
-            problem = f"upstream {upstream.name!r} speaks another format, into which this cannot be translated: {error}"
-            one.reason = "untranslatable"
-            await self._refuse(one, 400, problem)
-            return False
-        return True
-
-    def _chain(self, one: Exchange, anthropic: bool) -> Chain:
-        if one.match is not None:
-            return one.serving.chains.of(one.match.task.upstream, one.match.task.teacher)
-        return one.serving.chains.default(anthropic=anthropic)
 
     async def _answered(self, one: Exchange, label: str, decision: str) -> bool:
         """Answer with the surrogate's label; False where the request cannot carry it: then the teacher is asked."""
@@ -228,10 +181,11 @@ class Plane:
         except asyncio.CancelledError:
             left = True
             raise
-        except ValueError:
+        except ValueError as error:
             if one.status:
                 raise
-            await self._refuse(one, 400, "the request cannot be sent on: its target or a header is malformed")
+            given = error if isinstance(error, TargetError) else TargetError(400, "a header is malformed")
+            await self._refuse(one, given.status, f"the request cannot be sent on: {given}")
         finally:
             if one.span is not None:
                 one.span.over(None if copy is None else one.codec.reply(copy), usage, left=left)
@@ -256,7 +210,8 @@ class Plane:
         target = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
         if scope["query_string"]:
             target += "?" + scope["query_string"].decode("latin-1")
-        headers, body = scope["headers"], one.body
+        headers = scope["headers"]
+        body: Body = one.body if one.pieces is None else one.pieces
         if one.span is not None:
             headers = one.span.ask(
                 headers, one.call, one.match.task.teacher if one.match is not None else None, one.task
@@ -268,6 +223,8 @@ class Plane:
             readable=one.call is not None, withheld=one.caller.withheld,
         )  # fmt: skip
         one.answered_by = reply.upstream
+        if one.pieces is not None:
+            one.pieces.over.set()
         if one.span is not None:
             one.span.answered(one.serving.config.upstream(reply.upstream), reply.status, reply.attempts)
         return reply
@@ -294,10 +251,12 @@ class Plane:
                 await one.send({"type": "http.response.body", "body": chunk, "more_body": True})
         except UpstreamError as error:
             self._broke(one, error, counted=False)
-            # The head is out: a stream can still say what happened; else the connection ends early, as it did there.
-            if (reply.header("content-type") or "").startswith("text/event-stream"):
+            # The head is out: a stream can still say what happened, where no event was cut; else the connection ends
+            # early, as it did there.
+            events = (reply.header("content-type") or "").startswith("text/event-stream")
+            if events and tee.between_events and reply.header("content-length") is None:
                 event = one.codec.error_event(STATUS[error.kind], f"upstream {error.upstream!r}: the answer broke off")
-                await one.send({"type": "http.response.body", "body": b"\n\n" + event, "more_body": False})
+                await one.send({"type": "http.response.body", "body": event, "more_body": False})
                 return
             raise
         await one.send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -324,8 +283,8 @@ class Plane:
         call, line, match, verdict = one.call, one.line, one.match, one.verdict
         if call is None or not one.kept:
             return
-        if one.status == 200 and match is None:
-            self._gateway.watch(call, label, usage)
+        if one.status == 200 and (match is None or match.task.mode == "observe"):
+            self._gateway.watch(call, label, usage, None if match is None else match.task)
         if match is None or line is None or verdict is None or verdict.decision == UNANSWERED:
             return
         if label is not None and usage is not None:
@@ -392,6 +351,31 @@ class Plane:
             line = {
                 "event": "request", "id": one.id, "task": one.task, "decision": one.decision, "reason": one.reason,
                 "policy": policy, "status": one.status, "ms": round(latency * 1e3, 3),
-                "overhead_ms": round(overhead * 1e3, 3), "bytes": len(one.body), "key": one.caller.name,
+                "overhead_ms": round(overhead * 1e3, 3), "bytes": one.n_bytes, "key": one.caller.name,
             }  # fmt: skip
             log.info("%s", json.dumps(line))
+
+
+def _translate(one: Exchange) -> None:
+    """Put the call into the words of its task's upstream, where that speaks others. Raises RefusedError."""
+    if one.call is None or one.match is None:
+        return
+    upstream = one.serving.config.upstream(one.match.task.upstream)
+    try:
+        one.translation = translation(one.call, one.match.task, upstream, one.match.teacher)
+    except CodecError as error:
+        one.reason = "untranslatable"
+        problem = f"upstream {upstream.name!r} speaks another format, into which this cannot be translated: {error}"
+        raise RefusedError(400, problem) from error
+
+
+def _chain(one: Exchange, *, known: bool) -> Chain:
+    """The upstreams to ask. Raises RefusedError where the client's own key is for none of them."""
+    chains, task = one.serving.chains, one.match.task if one.match is not None else None
+    chain = chains.default(one.codec.wire, known=known) if task is None else chains.of(task.upstream, task.teacher)
+    first = one.serving.config.upstream(chain.name)
+    if one.translation is None and misdirects(
+        first, one.codec.wire, one.scope["headers"], one.caller.withheld, known=known
+    ):
+        raise RefusedError(400, f"upstream {first.name!r} speaks another format: your key is not shown there")
+    return chain

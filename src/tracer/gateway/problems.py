@@ -27,6 +27,15 @@ async def broken(request: Request, _: Exception) -> Response:
     return Response(codec.error(500, "an error of the gateway's own"), status_code=500, media_type="application/json")
 
 
+def turned_away(scope: Scope, status: int, message: str) -> Response:
+    """A refusal in the client's format; in plain words for a browser that wanted a page. The connection ends."""
+    headers, path = {"connection": "close"}, scope["path"]
+    if path.startswith(("/v1", "/admin")) or not any(b"text/html" in value for _, value in scope["headers"]):
+        body = PATHS.get(path.rstrip("/"), _OPENAI).error(status, message)
+        return Response(body, status_code=status, headers=headers, media_type="application/json")
+    return Response(message, status_code=status, headers=headers, media_type="text/plain")
+
+
 class OtherMethod:
     """405 on a path of the gateway's own, which would pass to the upstream else."""
 

@@ -26,6 +26,7 @@ class Tee(AsyncIterator[bytes]):
         self._chunks, self._limit, self._encoding = chunks, limit, encoding
         self._kept: bytearray | None = bytearray()
         self.n_bytes = 0
+        self._tail = b""
         self.complete = False
         """Whether the answer was handed on to its end."""
 
@@ -39,12 +40,19 @@ class Tee(AsyncIterator[bytes]):
             self.complete = True
             raise
         self.n_bytes += len(chunk)
+        self._tail = (self._tail + chunk)[-4:] if len(chunk) < 4 else chunk[-4:]
         if self._kept is not None:
             if self.n_bytes <= self._limit:
                 self._kept += chunk
             else:
                 self._kept = None
         return chunk
+
+    @property
+    def between_events(self) -> bool:
+        """Whether a stream of events may go on with another one: all that came is whole events, in plain text."""
+        plain = (self._encoding or "identity").strip().lower() in ("", "identity")
+        return plain and (self.n_bytes == 0 or self._tail.endswith((b"\n\n", b"\r\r", b"\r\n\r\n")))
 
     @property
     def copy(self) -> bytes | None:

@@ -25,6 +25,16 @@ def with_model(body: bytes, model: str) -> bytes:
     return "".join([*parts, text[end:]]).encode()
 
 
+def names_one_model(body: bytes) -> bool:
+    """Whether the JSON object ``body``, which was read and names a model, names one alone, in UTF-8."""
+    if body.count(b'"model"') == 1 and b"\\u" not in body:
+        return True
+    try:
+        return len(_spans(body.decode("utf-8"))) == 1
+    except ValueError:
+        return False
+
+
 def _spans(text: str) -> list[tuple[int, int]]:
     """Where the values of the top-level ``model`` stand."""
     found, at = [], _skip(text, _expect(text, _skip(text, 0), "{"))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Self, cast
 
@@ -23,11 +22,8 @@ class Chunks(AsyncIterator[bytes]):
     answer is not over, and may be called at any time, more than once.
     """
 
-    def __init__(
-        self, response: httpx2.Response, upstream: str, permit: Permit, deadline: float, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, response: httpx2.Response, upstream: str, permit: Permit) -> None:
         self._response, self._upstream, self._permit = response, upstream, permit
-        self._deadline, self._clock = deadline, clock
         self._iterator = cast(httpx2.AsyncByteStream, response.stream).__aiter__()
         self._over = False
 
@@ -39,12 +35,11 @@ class Chunks(AsyncIterator[bytes]):
             raise StopAsyncIteration
         fault: UpstreamFault
         try:
-            async with asyncio.timeout(max(0.0, self._deadline - self._clock())):
-                return await anext(self._iterator)
+            return await anext(self._iterator)
         except StopAsyncIteration:
             await self.aclose()
             raise
-        except (TimeoutError, httpx2.TimeoutException):
+        except httpx2.TimeoutException:
             fault, problem = "timeout", "took too long within its answer"
         except httpx2.TransportError as error:
             fault, problem = "cut", f"its answer broke off ({type(error).__name__})"

@@ -11,7 +11,23 @@ from tracer.errors import ConfigError
 from tracer.serving.coins import Rng
 
 NOT_TAKEN = frozenset({429, 502, 503, 504, 529})
-"""Statuses of a request that was turned away and may be sent again; 529 is Anthropic's word for overloaded."""
+"""Statuses of a request that failed on the way, or was turned away; 529 is Anthropic's word for overloaded."""
+TURNED_AWAY = frozenset({429, 503, 529})
+"""Those of a request that nobody has begun to answer, and so may be sent again though it is not idempotent."""
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_ASKING = frozenset(
+    {
+        *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/responses/input_tokens", "/v1/messages"),
+        *("/v1/messages/count_tokens", "/v1/decisions", "/v1/systemone", "/v1/embeddings", "/v1/moderations"),
+        "/v1/rerank",
+    }
+)
+"""Paths at which a model is asked, and nothing but its answer comes of a request."""
+
+
+def asks_a_model(path: str) -> bool:
+    """Whether a path, with or without a query, is one at which a model is asked."""
+    return path.partition("?")[0].rstrip("/") in _ASKING
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +54,12 @@ class Retries:
         odd = sorted(status for status in self.statuses if not 400 <= status <= 599)
         if odd:
             raise ConfigError(f"statuses = {odd}: only errors, 400 to 599, are asked for again")
+
+    def again(self, method: str, path: str) -> frozenset[int]:
+        """Statuses after which this request may be sent again (RFC 9110, section 9.2.2)."""
+        if method in _SAFE:
+            return self.statuses
+        return self.statuses & TURNED_AWAY if asks_a_model(path) else frozenset()
 
     def wait(self, k: int, asked: float | None, rng: Rng) -> float | None:
         """Seconds before the k-th retry, where the upstream ``asked`` for some or for none; None: no more retries."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ CUT = "\x00"
 """Stands in the prompt where variable text was. A NUL that a caller sends is escaped, so that it stands for itself."""
 
 _TURNS = 4
+_ROLE = 128
 _CACHED = 32_768
 """Longer prompts are digested each time: what callers send must not fill the memory."""
 
@@ -57,15 +57,16 @@ def select(call: Call, selector: InputSelector) -> Selection | None:
     if found is None or not found[0].strip():
         return None
     text, system, last = found
-    turns = tuple(_turns(call.messages, at, last, ignore=selector.history == "ignore"))
-    place = 0 if selector.history == "ignore" and at >= 0 else at
-    return Selection(text, digest_of(system), _schema_digest(call), turns, place)
+    counted = [i for i in range(len(call.messages)) if selector.history != "ignore" or _never_ignored(call, i, at)]
+    turns = tuple(_turn(call.messages[i], last if i == at else _escaped(call.messages[i].text)) for i in counted)
+    return Selection(text, digest_of(system), _schema_digest(call), turns, counted.index(at) if at >= 0 else -1)
 
 
 def fingerprint(selection: Selection) -> str:
     """The digest of the prompt, 32 hexadecimal digits: the same on each wire that brings the same instructions."""
     turns = selection.turns
-    return (_short_print if len(turns) <= _TURNS else _print)(selection.system, selection.schema, turns)
+    short = len(turns) <= _TURNS and all(len(role) <= _ROLE for role, _ in turns)
+    return (_short_print if short else _print)(selection.system, selection.schema, turns)
 
 
 @lru_cache(maxsize=128)
@@ -99,10 +100,14 @@ def template(prefix: str, suffix: str) -> str:
     return f"{_escaped(prefix)}{CUT}{_escaped(suffix)}"
 
 
-def _turns(messages: tuple[Message, ...], at: int, last: str, *, ignore: bool) -> Iterable[tuple[str, str]]:
-    for i, message in enumerate(messages):
-        if i == at or not ignore:
-            yield message.role, digest_of(last if i == at else _escaped(message.text))
+def _never_ignored(call: Call, i: int, at: int) -> bool:
+    """Instructions are no history, and neither is what follows the last user message."""
+    return i >= at >= 0 or call.messages[i].role == "system"
+
+
+def _turn(message: Message, said: str) -> tuple[str, str]:
+    role = message.role if not message.more else f"{_escaped(message.role)}{CUT}{_sha(message.more)}"
+    return role, digest_of(said)
 
 
 def _cut(selector: InputSelector, message: str) -> tuple[str, str] | None:
@@ -158,7 +163,7 @@ def _taken(value: Any, path: tuple[str, ...]) -> Any:
 
 
 def _schema_digest(call: Call) -> str:
-    if len(call.schema) <= _CACHED:
+    if len(call.schema) + sum(map(len, call.options or ())) <= _CACHED:
         return _short_schema(call.schema, call.options)
     return _schema(call.schema, call.options)
 

@@ -16,18 +16,22 @@ from tracer.errors import TracerError
 from tracer.gateway import reloading
 from tracer.gateway import upstream as upstreams
 from tracer.gateway.admission import Admission
-from tracer.gateway.auth import Gate
-from tracer.gateway.calls import Call
+from tracer.gateway.auth import Gate, check_bind
+from tracer.gateway.calls import Call, Wire
 from tracer.gateway.discovery import Discovery
 from tracer.gateway.headers import Auth
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.metrics import Metrics
 from tracer.gateway.pooling import Pool
 from tracer.gateway.retrying import Retries
-from tracer.gateway.settings import GatewayConfig, Upstream
+from tracer.gateway.settings import GatewayConfig, TaskConfig, Upstream
+from tracer.gateway.speaking import of_no_task
+from tracer.gateway.switches import GatewaySwitch
+from tracer.gateway.targets import stands_for_v1
 from tracer.gateway.tasks import Accepted, TaskSet
 from tracer.gateway.telemetry import Telemetry
 from tracer.gateway.upstream import Chain, Client, Timeouts, Watch
+from tracer.gateway.watching import Watched, WatchQueue, masked
 from tracer.serving.coins import Rng
 from tracer.types import Usage
 
@@ -38,10 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("tracer.gateway")
 
 TEND_S = 30.0
-OFF = "OFF"
 _LOOK_S = 0.5
 _SHARE_S = 1.0
-_WATCHED = 1_000
 _RETIRE_S = 600.0
 _CONNECTIONS = 200
 _WORSE = ("closed", "half_open", "open")
@@ -55,26 +57,25 @@ class Chains:
 
     def __init__(self, config: GatewayConfig, watch: Watch | None = None) -> None:
         self._config, self._watch = config, watch
-        self._made: dict[tuple[str, str | None], tuple[Chain, list[Client]]] = {}
+        self._made: dict[tuple[str, str | None, bool], tuple[Chain, list[Client]]] = {}
         for known in config.upstreams:
-            self.of(known.name, None)
+            self.of(known.name, None, other=True)
         for task in config.tasks:
             self.of(task.upstream, task.teacher)
 
-    def of(self, name: str, model: str | None) -> Chain:
-        """The chain that begins with an upstream; ``model`` in place of the request's."""
-        if (name, model) not in self._made:
+    def of(self, name: str, model: str | None, *, other: bool = False) -> Chain:
+        """The chain that begins with an upstream; ``model`` in place of the request's. ``other`` traffic than that of
+        tasks has connections and breakers of its own: no task suffers from what comes back there."""
+        if (name, model, other) not in self._made:
             first = self._config.upstream(name)
             order = [first, *(self._config.upstream(other) for other in first.fallbacks)]
             clients = [Client(_settings(one, model, self._config.limits.upstream_concurrency)) for one in order]
-            self._made[name, model] = Chain(clients, watch=self._watch), clients
-        return self._made[name, model][0]
+            self._made[name, model, other] = Chain(clients, watch=self._watch), clients
+        return self._made[name, model, other][0]
 
-    def default(self, *, anthropic: bool) -> Chain:
-        """The chain for traffic of no task: the first upstream, or the first that speaks Anthropic's format."""
-        known = self._config.upstreams
-        first = next((one for one in known if anthropic and one.kind == "anthropic"), known[0])
-        return self.of(first.name, None)
+    def default(self, wire: Wire, *, known: bool) -> Chain:
+        """The chain for traffic of no task, as `speaking.of_no_task` has it."""
+        return self.of(of_no_task(self._config.upstreams, wire, known=known).name, None, other=True)
 
     @property
     def breakers(self) -> dict[str, str]:
@@ -114,6 +115,7 @@ class Serving:
         before: Serving | None = None,
         rng: Rng | None = None,
         watch: Watch | None = None,
+        switch: GatewaySwitch | None = None,
     ) -> Serving:
         """From a config; lines of tasks that are as they were go on. Raises ConfigError, StoreError."""
         chains = Chains(config, watch)
@@ -126,7 +128,9 @@ class Serving:
             for task in config.tasks:
                 kept = old.get(task.name)
                 unchanged = kept is not None and kept.task == task
-                lines[task.name] = kept if kept is not None and unchanged else TaskLine(config, task, rng=rng)
+                lines[task.name] = (
+                    kept if kept is not None and unchanged else TaskLine(config, task, rng=rng, switch=switch)
+                )
         except BaseException:
             for line in lines.values():
                 if line not in old.values():
@@ -160,17 +164,20 @@ class Gateway:
         self.clock, self.now, self._pool = clock, now, pool
         self.metrics, self.discovery = Metrics(), Discovery()
         self.admission = Admission(self.metrics.upstreams)
+        self.switch = GatewaySwitch()
         self.telemetry: Telemetry | None = None
         self._looks: Looks | None = None
         self._reports: Reports | None = None
         self.ready = False
+        self.bound: str | None = None
+        """The address that it listens on, where that is known; else it is taken for that of the settings."""
         self.outdated = False
         """Whether the config was to be read again and could not be used: an older one is in force."""
         self.unwatched = 0
         self._reloading = asyncio.Lock()
         self._deaf: Callable[[], None] = lambda: None
         self._serving: Serving | None = None
-        self._watched: asyncio.Queue[tuple[Call, str | None, float, Usage | None]] = asyncio.Queue(_WATCHED)
+        self._watched = WatchQueue()
         self._work: set[asyncio.Task[None]] = set()
 
     @property
@@ -189,7 +196,7 @@ class Gateway:
         """Open stores and load policies; once. Raises TracerError."""
         if self._serving is None:
             price_of("gpt-4o-mini")  # reads the price list, for which no request is to wait
-            self._serving = Serving.make(self._first, None, self._rng, self.metrics.upstreams)
+            self._serving = Serving.make(self._first, None, self._rng, self.metrics.upstreams, self.switch)
 
     async def start(self) -> None:
         """Open, where nobody did, and begin. Raises TracerError."""
@@ -214,9 +221,8 @@ class Gateway:
         for task in tuple(self._work):
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
-        while not self._watched.empty():
-            call, output, at, usage = self._watched.get_nowait()
-            self.discovery.observe(call, output, at=at, usage=usage)
+        for one in self._watched.drain():
+            self._observe(one)
         await asyncio.to_thread(self._save)
         await asyncio.gather(*(asyncio.to_thread(line.close) for line in self.serving.lines.values()))
         if self._looks is not None:
@@ -237,24 +243,22 @@ class Gateway:
         async with self._reloading:
             old, self.outdated = self.serving, True
             config = await asyncio.to_thread(self._reader) if self._reader is not None else old.config
-            new = await asyncio.to_thread(Serving.make, config, old, self._rng, self.metrics.upstreams)
+            check_bind(config, self.bound or config.listen.host)
+            new = await asyncio.to_thread(Serving.make, config, old, self._rng, self.metrics.upstreams, self.switch)
             self._serving, self.outdated = new, False
         self.background(self._retire(old, new))
 
-    def switch_off(self, off: bool) -> None:
-        """Everything to the teacher in all tasks, or no longer: the file ``OFF`` in each task's home."""
-        for line in self.serving.lines.values():
-            switch = line.home / OFF
-            if off:
-                switch.touch()
-            else:
-                switch.unlink(missing_ok=True)
+    def switch_off(self, off: bool) -> list[str]:
+        """Everything to the teacher in all tasks, or no longer; what `GatewaySwitch.turn` could not write."""
+        tasks = [(name, line.home) for name, line in self.serving.lines.items()]
+        return self.switch.turn(off, self.serving.config.home, tasks)
 
-    def watch(self, call: Call, output: str | None, usage: Usage | None) -> None:
-        """Let discovery see a call; one that finds no room is left out and counted."""
-        try:
-            self._watched.put_nowait((call, output, self.now(), usage))
-        except asyncio.QueueFull:
+    def watch(self, call: Call, output: str | None, usage: Usage | None, task: TaskConfig | None = None) -> None:
+        """Let discovery see a call, unless its task keeps no texts; one that finds no room is left out and counted."""
+        if task is not None and task.capture != "full":
+            return
+        redact = () if task is None else task.redact
+        if not self._watched.put(Watched(call, output, self.now(), usage, redact)):
             self.unwatched += 1
 
     def background(self, work: Awaitable[None]) -> None:
@@ -348,8 +352,10 @@ class Gateway:
 
     async def _discover(self) -> None:
         while True:
-            call, output, at, usage = await self._watched.get()
-            await asyncio.to_thread(self.discovery.observe, call, output, at=at, usage=usage)
+            await asyncio.to_thread(self._observe, await self._watched.get())
+
+    def _observe(self, one: Watched) -> None:
+        self.discovery.observe(*masked(one), at=one.at, usage=one.usage)
 
     def _save(self) -> None:
         home: Path = self.serving.config.home
@@ -392,5 +398,5 @@ def _settings(one: Upstream, model: str | None, most: int) -> upstreams.Upstream
     times = Timeouts(one.connect_timeout_s, one.timeout_s, max(Timeouts().total_s, one.timeout_s))
     return upstreams.Upstream(
         one.name, one.base_url, key, auth, model, timeouts=times, retries=Retries(attempts=1 + one.retries),
-        max_connections=max(_CONNECTIONS, most),
+        max_connections=max(_CONNECTIONS, most), instead=stands_for_v1(one.base_url, one.kind),
     )  # fmt: skip

@@ -47,7 +47,7 @@ class Upstream:
     kind: UpstreamKind = "openai"
     api_key: Secret | None = None
     connect_timeout_s: float = 5.0
-    timeout_s: float = 60.0
+    timeout_s: float = 600.0
     retries: int = 2
     fallbacks: tuple[str, ...] = ()
     formats: tuple[Wire, ...] = ()
@@ -140,13 +140,14 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what one gateway takes: bytes of a body, requests a second of all keys together, traces that wait.
+    """Bounds on what one gateway takes: bytes of a body that is read here (others pass piece by piece), requests a
+    second of all keys together, traces that wait.
 
     ``concurrency`` is how many requests may be under way. Of those, ``upstream_concurrency`` may ask one upstream, with
     its fall-backs, at a time; ``upstream_waiting`` more wait for that, each ``upstream_wait_s`` seconds at most.
     """
 
-    body_bytes: int = 4 << 20
+    body_bytes: int = 32 << 20
     requests_per_s: float | None = None
     queue: int = 10_000
     concurrency: int = 10_000

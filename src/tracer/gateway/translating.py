@@ -16,7 +16,7 @@ from tracer.gateway.calls import Call, Scalar, Wire
 from tracer.gateway.codecs import CODECS, PATHS
 from tracer.gateway.codecs.bodies import canonical, dumps
 from tracer.gateway.codecs.choices import ChoiceCodec
-from tracer.gateway.codecs.schemas import label_of
+from tracer.gateway.codecs.schema_reader import label_of
 from tracer.gateway.composing import Question, composed
 from tracer.gateway.replies import Reply
 from tracer.gateway.settings import TaskConfig, Upstream
@@ -158,6 +158,8 @@ def question_of(call: Call, labels: tuple[str, ...] | None) -> Question:
         raise CodecError(call.unanswerable)
     if not call.messages or call.messages[-1].role != "user":
         raise CodecError("no user message at the end")
+    if any(turn.more for turn in call.messages):
+        raise CodecError("turns that hold more than text")
     if slot.kind == "text":
         values: tuple[Scalar, ...] = call.options or labels or ()
     elif len(slot.fields) != 1 or not slot.values or slot.optional or slot.lists:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 import httpx2
@@ -18,19 +17,24 @@ from tracer.gateway.breaker import Breaker, BreakerSettings, State
 from tracer.gateway.headers import Auth, to_client, to_upstream, well_formed
 from tracer.gateway.renaming import with_model
 from tracer.gateway.replies import Chunks, Reply
-from tracer.gateway.retrying import Retries
+from tracer.gateway.retrying import Retries, asks_a_model
+from tracer.gateway.targets import Base, check
 from tracer.serving.coins import Rng
 
-_TARGET = re.compile(r"/(?!/)[!-~]*")
+Given: TypeAlias = list[tuple[bytes, bytes]]
+Body: TypeAlias = bytes | AsyncIterator[bytes]
+"""The bytes of a request, or its pieces as they come."""
+_BROKEN = frozenset({500, 502, 503, 504, 529})
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds: to ``connect_s``; of the longest silence, before the answer and within it, ``read_s``; of a request
-    with all its attempts and its whole answer, ``total_s``; to wait for a connection of a full pool, ``pool_s``."""
+    """Seconds: to ``connect_s``; of the longest silence, before the answer and within it, ``read_s``; of all attempts
+    until an answer begins, ``total_s``; to wait for a connection of a full pool, ``pool_s``. An answer that has begun
+    may take as long as it speaks."""
 
     connect_s: float = 5.0
-    read_s: float = 120.0
+    read_s: float = 600.0
     total_s: float = 600.0
     pool_s: float = 5.0
 
@@ -44,7 +48,8 @@ class Timeouts:
 class Upstream:
     """An endpoint. ``base_url``: with or without ``/v1`` at its end. ``key``: the secret itself, for `auth`;
     ``model``: the name it goes by here, put in place of the request's. ``proxy``: the URL of a forward proxy; the
-    environment's is not looked up. ``keep_s``: how long an idle connection is kept. Raises ConfigError."""
+    environment's is not looked up. ``keep_s``: how long an idle connection is kept. ``instead``: as `Base` has it.
+    Raises ConfigError."""
 
     name: str
     base_url: str
@@ -57,6 +62,7 @@ class Upstream:
     max_connections: int = 200
     keep_s: float = 15.0
     proxy: str | None = field(default=None, repr=False)
+    instead: bool | None = None
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.base_url)
@@ -95,6 +101,7 @@ class Client:
     def __init__(self, upstream: Upstream, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.upstream, self.breaker = upstream, Breaker(upstream.breaker, clock)
         self.clock = clock
+        self._base = Base(upstream.base_url, instead=upstream.instead)
         limits = httpx2.Limits(
             max_connections=upstream.max_connections,
             max_keepalive_connections=upstream.max_connections,
@@ -103,11 +110,12 @@ class Client:
         self._transport = httpx2.AsyncHTTPTransport(limits=limits, proxy=upstream.proxy)
 
     async def ask(
-        self, method: str, target: str, headers: list[tuple[bytes, bytes]], body: bytes, begun: float, attempts: int
+        self, method: str, target: str, headers: list[tuple[bytes, bytes]], body: Body, begun: float, attempts: int
     ) -> Reply:
         """One request; the ``attempts``-th. ``begun``: when the first of them began. Raises UpstreamError."""
         name, times = self.upstream.name, self.upstream.timeouts
-        deadline = begun + times.total_s
+        # How long it takes to send what comes in pieces is the client's matter.
+        deadline = begun + times.total_s if isinstance(body, bytes) else float("inf")
         if self.clock() >= deadline:
             raise UpstreamError(name, "timeout", "no time was left to ask it")
         permit = self.breaker.admit()
@@ -115,13 +123,13 @@ class Client:
             wait = self.breaker.retry_after
             raise UpstreamError(name, "breaker_open", f"failed of late, left alone for {wait:.1f} s", retry_after=wait)
         limits = {"connect": times.connect_s, "read": times.read_s, "write": times.read_s, "pool": times.pool_s}
-        request = httpx2.Request(
-            method, self._url(target), headers=headers, content=body, extensions={"timeout": limits}
-        )
+        # As an extension, a target goes as it is: in a URL it would be quoted anew.
+        extensions = {"timeout": limits, "target": self._base.target(target)}
+        request = httpx2.Request(method, self._base.url, headers=headers, content=body, extensions=extensions)
         fault: UpstreamFault
         blamed = True
         try:
-            async with asyncio.timeout(max(0.0, deadline - self.clock())):
+            async with asyncio.timeout(max(0.0, deadline - self.clock()) if isinstance(body, bytes) else None):
                 response = await self._transport.handle_async_request(request)
         except httpx2.PoolTimeout:
             fault, problem, blamed = "connect", f"no connection was free within {times.pool_s:g} s", False
@@ -137,8 +145,9 @@ class Client:
             permit.given_up()
             raise
         else:
-            permit.failed() if response.status_code >= 500 else permit.succeeded()
-            chunks = Chunks(response, name, permit, deadline, self.clock)
+            broken = response.status_code in _BROKEN and asks_a_model(target)
+            permit.failed() if broken else permit.succeeded()
+            chunks = Chunks(response, name, permit)
             first = self.clock() - begun
             return Reply(response.status_code, to_client(response.headers.raw), first, chunks, name, attempts)
         # Outside of the handlers: the HTTP layer's message may quote a header.
@@ -149,21 +158,16 @@ class Client:
         """Close all connections; answers that are being read break off."""
         await self._transport.aclose()
 
-    def _url(self, target: str) -> httpx2.URL:
-        base = self.upstream.base_url.rstrip("/")
-        if base.endswith("/v1") and (target == "/v1" or target.startswith("/v1/")):
-            base = base.removesuffix("/v1")
-        url = httpx2.URL(base)
-        return url.copy_with(raw_path=url.raw_path.rstrip(b"/") + target.encode("ascii"))
-
 
 class Chain:
     """Upstreams in the order in which they are asked; ``rng`` draws the jitter, ``sleep`` waits.
 
-    One upstream is asked again where it could not be reached, or turned the request away (`Retries.statuses`): there
-    is no charge for such requests. The next one is asked where that is of no use, and also where one took too long,
-    or closed the connection, before its answer began: that request may have been charged. Once an answer has begun
-    it is the answer. Where all fail, the last error answer goes back as it is, or the last UpstreamError is raised.
+    One upstream is asked again where it could not be reached, or turned the request away (`Retries.again`), unless it
+    says ``x-should-retry: false``: there is no charge for such requests. The next one is asked where that is of no use,
+    and also where one took too long, or closed the connection, before its answer began: that request may have been
+    charged. What may change something, as a new batch does, is asked again or elsewhere only where nothing was sent.
+    Once an answer has begun it is the answer. Where all fail, the last error answer goes back as it is, or the last
+    UpstreamError is raised.
 
     Raises ConfigError for a chain that would show the client's own credentials to another host than the first one,
     unless that upstream says ``auth: client``.
@@ -208,19 +212,19 @@ class Chain:
         method: str,
         target: str,
         headers: Iterable[tuple[bytes, bytes]],
-        body: bytes,
+        body: Body,
         *,
         readable: bool = True,
         withheld: Collection[bytes] = (),
     ) -> Reply:
         """The answer of the first upstream that gives one. ``target``: path and query as the client sent them.
 
-        ``readable`` and ``withheld`` are those of `headers.to_upstream`. Raises UpstreamError where nobody answered.
-        Cancelling it ends the request that is under way. Raises ValueError for a target or a header that HTTP cannot
-        carry.
+        A body in pieces is sent as they come, once: then no other upstream is asked, and none again. ``readable`` and
+        ``withheld`` are those of `headers.to_upstream`. Raises UpstreamError where nobody answered.
+        Cancelling it ends the request that is under way. Raises TargetError for a target that is not sent on, and
+        ValueError for a header that HTTP cannot carry.
         """
-        if _TARGET.fullmatch(target) is None:
-            raise ValueError("target must be a path as it stands in a request, with its query")
+        check(target)
         given, begun = list(headers), self._clients[0].clock()
         if not all(well_formed(name, value) for name, value in given):
             # The HTTP layer would quote it in its log.
@@ -229,12 +233,13 @@ class Chain:
         attempts = 0
         try:
             for client, auth in zip(self._clients, self._auths, strict=True):
-                key, model = client.upstream.key, client.upstream.model
+                key = client.upstream.key
                 sent = to_upstream(given, auth=auth, key=key, readable=readable, withheld=withheld)
-                content = body if model is None else _renamed(body, model)
+                content, length = _sendable(body, client.upstream.model, given)
+                sent += length
                 for k in range(client.upstream.retries.attempts):
                     attempts += 1
-                    at = client.clock()
+                    at, told = client.clock(), None
                     self._begun(client, k, attempts)
                     try:
                         reply = await client.ask(method, target, sent, content, begun, attempts)
@@ -245,16 +250,19 @@ class Chain:
                         held, before = reply, held
                         if before is not None:
                             await before.aclose()
-                        refusal = reply.failure()
+                        refusal, told = reply.failure(), reply.header("x-should-retry")
                         self._told(client, at, refusal)
                         if refusal is None:
                             held = None
                             return reply
                         last = refusal
-                    wait = _wait(client, k, last, self._rng, begun)
-                    if wait is None:
+                    again = client.upstream.retries.again(method, target)
+                    wait = _wait(client, k, last, again, self._rng, begun, told)
+                    if wait is None or not isinstance(body, bytes):
                         break
                     await self._sleep(wait)
+                if not _goes_on(method, target, body, last):
+                    break
             if held is None:
                 raise last
             answer, held = held, None
@@ -273,17 +281,39 @@ class Chain:
             self._watch.asked(client.upstream.name, client.clock() - begun, kind)
 
 
-def _renamed(body: bytes, model: str) -> bytes:
+def _sendable(body: Body, model: str | None, given: Given) -> tuple[Body, Given]:
+    """A body under the upstream's name of the model; and the length that the client gave, where it comes in pieces."""
+    if not isinstance(body, bytes):
+        return body, [(name, value) for name, value in given if name.lower() == b"content-length"]
+    if model is None:
+        return body, []
     try:
-        return with_model(body, model)
+        return with_model(body, model), []
     except ValueError:
-        return body  # what is no JSON object with a model gets the upstream's own error
+        return body, []  # what is no JSON object with a model gets the upstream's own error
 
 
-def _wait(client: Client, k: int, failed: UpstreamError, rng: Rng, begun: float) -> float | None:
-    """Seconds before the same upstream is asked again; None where it is not."""
+def _goes_on(method: str, target: str, body: Body, failed: UpstreamError) -> bool:
+    """Whether another upstream may be asked: what changes something is never done twice."""
+    if not isinstance(body, bytes):
+        return False
+    return failed.kind in ("connect", "breaker_open") or asks_a_model(target) or method in ("GET", "HEAD", "OPTIONS")
+
+
+def _wait(
+    client: Client,
+    k: int,
+    failed: UpstreamError,
+    again: Collection[int],
+    rng: Rng,
+    begun: float,
+    told: str | None,
+) -> float | None:
+    """Seconds before the same upstream is asked again; None where it is not. ``told``: its ``x-should-retry``."""
     settings = client.upstream.retries
-    passing = failed.kind == "connect" or (failed.kind == "status" and failed.status in settings.statuses)
+    passing = failed.kind == "connect"
+    if failed.kind == "status":
+        passing = told != "false" and bool(again) and (told == "true" or failed.status in again)
     wait = settings.wait(k, failed.retry_after, rng) if passing else None
     left = begun + client.upstream.timeouts.total_s - client.clock()
     return wait if wait is not None and wait < left else None

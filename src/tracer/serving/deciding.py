@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from tracer.errors import EmbedderError
 from tracer.features.dense import Embedder, checked
 from tracer.policies.policy import Policy
 from tracer.serving.batching import Encoding
-from tracer.serving.states import State, switched_off
+from tracer.serving.states import State, Switch, switched_off
 from tracer.types import Decided, Float32, Reason
 
 log = logging.getLogger("tracer.router")
@@ -27,7 +26,7 @@ def decide(
     texts: Sequence[str] | None,
     embeddings: NDArray[np.floating] | None,
     n: int,
-    switch: Path | None,
+    switch: Switch | None,
     fault: Fault,
 ) -> list[Decided]:
     """What is decided of n inputs; what fails on the surrogate side defers, and ``fault`` is told its name."""
@@ -52,7 +51,7 @@ def decide(
     return out
 
 
-async def adecide(state: State, text: str, switch: Path | None, fault: Fault, encoding: Encoding) -> Decided:
+async def adecide(state: State, text: str, switch: Switch | None, fault: Fault, encoding: Encoding) -> Decided:
     """What is decided of one text, which is embedded with those of others where it has to be."""
     import asyncio  # whoever awaits this has it already
 
@@ -71,7 +70,7 @@ async def adecide(state: State, text: str, switch: Path | None, fault: Fault, en
         return failed(error, 1, fault)
 
 
-def asked_policy(state: State, switch: Path | None) -> Policy | Reason:
+def asked_policy(state: State, switch: Switch | None) -> Policy | Reason:
     """The policy that decides now, or why none is asked."""
     if switched_off() or (switch is not None and switch.exists()):
         return "kill_switch"

@@ -30,7 +30,7 @@ from tracer.serving.coins import NOT_ASKED, Rng, toss
 from tracer.serving.consulting import Desk, Reply
 from tracer.serving.deciding import adecide, decide
 from tracer.serving.drafting import REQUESTED, Draft, answers_of, drafts_of
-from tracer.serving.states import KILL_SWITCH, HomeSource, State, check_embedder, switched_off
+from tracer.serving.states import KILL_SWITCH, HomeSource, State, Switch, check_embedder, switched_off
 from tracer.serving.tallies import Tallies, Tally
 from tracer.serving.teachers import AsyncTeacher, Teacher
 from tracer.types import Answer, Decided, Decisions, Float32, Reason, Trace
@@ -58,7 +58,7 @@ class Router:
         teacher: Teacher | None = None,
         async_teacher: AsyncTeacher | None = None,
         embedder: Embedder | None = None,
-        switch: Path | None = None,
+        switch: Switch | None = None,
         audit_rate: float = 0.0,
         mode: Mode = "live",
         share: float = 1.0,

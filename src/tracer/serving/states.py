@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -31,6 +32,12 @@ _PROBE_TOLERANCE = 1e-3
 _UNNAMED = Fingerprint(None, None)
 _PARTS = ("policy", "settings")
 _Stamp = tuple[int, int, int]
+
+
+class Switch(Protocol):
+    """A file, or whatever else says so: while it exists, everything goes to the teacher."""
+
+    def exists(self) -> bool: ...
 
 
 def switched_off() -> bool:

@@ -152,7 +152,7 @@ def test_functions_beside_tools_and_calls_of_earlier_turns() -> None:
         used = {"id": "1", "type": "function", "function": {"name": "a", "arguments": json.dumps({"intent": label})}}
         example = [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [used]}]
         turns = [*example, {"role": "tool", "content": "ok"}, {"role": "user", "content": "y"}]
-        prompts.add(CHAT.read(chat(messages=turns)).messages[1].text)
+        prompts.add(CHAT.read(chat(messages=turns)).messages[1])
     assert len(prompts) == 2, "examples that are calls are part of the prompt"
 
 

@@ -83,6 +83,8 @@ def test_a_schema_makes_options_and_a_fingerprint() -> None:
         (chat(response_format={"type": "grammar"}), "a response format 'grammar'"),
         (chat(max_tokens=0), "no tokens"),
         (chat_json(FREE | {"required": ["intent", "reason"]}), "the free field 'reason'"),
+        (chat_json(FREE | {"required": ["intent"]}), "the free field 'reason'"),
+        (chat_tool(FREE), "the free field 'reason'"),
         (chat_json({"type": "object", "properties": {"tags": {"type": "array"}}}), "without an enum"),
         (chat_json({"type": "object", "properties": {"v": {"enum": [1, "1"]}}}), "read alike"),
         (chat(tools=[FUNCTION, FUNCTION]), "several tools"),
@@ -202,7 +204,7 @@ def test_a_json_object_without_a_schema_is_its_own_label() -> None:
 
 
 def test_what_was_said_beside_the_label_is_noticed() -> None:
-    call = CHAT.read(chat_json(FREE | {"required": ["intent"]}))
+    call = CHAT.read(chat_json({"type": "object", "properties": {"intent": {"enum": ["a", "b"]}}}))
     like = chat_reply('{"intent": "a", "reason": "because"}')
     assert CHAT.label(call, like) == "a"
     assert not CHAT.reproduces(call, like, like)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from tracer.errors import CodecError
-from tracer.gateway.calls import Call, Message, Slot, Wire
+from tracer.gateway.calls import Call, Slot, Wire
 from tracer.gateway.codecs.base import Codec, Written
 from tracer.gateway.codecs.bodies import (
     canonical,
@@ -29,6 +29,7 @@ from tracer.gateway.codecs.bodies import (
 from tracer.gateway.codecs.openai_slots import slot_of_format, slot_of_tools
 from tracer.gateway.codecs.schemas import options_of
 from tracer.gateway.codecs.sse import Event, encoded
+from tracer.gateway.codecs.turns import Ids, anthropic_turn, parted, thought
 from tracer.types import Usage
 
 _FIELDS = """max_tokens messages model cache_control inference_geo metadata output_config output_format
@@ -60,14 +61,9 @@ class AnthropicMessages(Codec):
         limit = count(request, "max_tokens")
         if not model or not turns or limit is None:
             raise CodecError("a message needs a model, max_tokens and messages")
-        system = [text_of(request.get("system"), ("text",), why)]
-        messages = []
-        for turn in turns:
-            role, text = string(turn, "role"), text_of(turn.get("content"), ("text",), why)
-            if role == "system":
-                system.append(text)
-            else:
-                messages.append(Message(role, text))
+        ids: Ids = {}
+        system, messages = parted(anthropic_turn(turn, ids, why) for turn in turns)
+        system = (text_of(request.get("system"), ("text",), why), *system)
         if turns[-1].get("role") == "assistant":
             why.append("a prefilled answer")
         if mapping(request, "thinking").get("type", "disabled") not in ("disabled", "adaptive"):
@@ -78,12 +74,14 @@ class AnthropicMessages(Codec):
         slot = _slot(request, why)
         config = {"format": _format(request)} if _format(request) else {}
         schema = config | {key: request[key] for key in ("tools", "tool_choice") if request.get(key) is not None}
+        told = {key: value for key, value in mapping(request, "output_config").items() if key != "format"}
+        schema |= thought(told, "output_config") | thought({"thinking": request.get("thinking")}, "thinking")
         return Call(
             wire=self.wire,
             model=model,
             stream=flag(request, "stream"),
             system="\n".join(filter(None, system)),
-            messages=tuple(messages),
+            messages=messages,
             options=options_of(slot),
             slot=slot,
             schema=canonical(schema) if schema else "",

@@ -9,6 +9,8 @@ from typing import Any
 from tracer.errors import CodecError
 from tracer.types import Usage
 
+_OF_PARTS = frozenset({"type", "text", "data", "cache_control"})
+
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
@@ -134,7 +136,9 @@ def text_of(content: object, kinds: Collection[str], why: list[str]) -> str:
         kind = part.get("type")
         if kind not in kinds:
             why.append(f"a part of type {kind!r}")
-        elif kind == "input_json":
+            continue
+        nothing_more(part, _OF_PARTS, why)
+        if kind == "input_json":
             texts.append(dumps(part.get("data")))
         elif isinstance(part.get("text"), str):
             texts.append(part["text"])
@@ -146,6 +150,15 @@ def text_of(content: object, kinds: Collection[str], why: list[str]) -> str:
 def known_only(body: Mapping[str, Any], known: Collection[str], why: list[str]) -> None:
     """Adds fields that are set and not ``known`` to ``why``: nobody can say what they ask for."""
     why.extend(f"the field {key!r}" for key, value in body.items() if value is not None and key not in known)
+
+
+def nothing_more(body: Mapping[str, Any], known: Collection[str], why: list[str]) -> None:
+    """Adds what is set in a turn or a part, and not ``known``, to ``why``; empty lists and objects say nothing."""
+    why.extend(
+        f"the field {key!r} of a message"
+        for key, value in body.items()
+        if key not in known and value is not None and value not in ([], {})
+    )
 
 
 def metadata_of(body: Mapping[str, Any]) -> dict[str, str]:

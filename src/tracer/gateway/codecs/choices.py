@@ -14,7 +14,7 @@ from tracer.gateway.calls import Call, Scalar, Slot
 from tracer.gateway.codecs.base import Codec, Written
 from tracer.gateway.codecs.bodies import canonical, dumps, encode, loads, read_object, shaped, tokens
 from tracer.gateway.codecs.openai_errors import error_body, error_data
-from tracer.gateway.codecs.schemas import label_of
+from tracer.gateway.codecs.schema_reader import label_of
 from tracer.gateway.codecs.sse import Event
 from tracer.types import Usage
 

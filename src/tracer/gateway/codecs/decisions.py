@@ -20,6 +20,7 @@ from tracer.gateway.codecs.bodies import (
 )
 from tracer.gateway.codecs.choices import ChoiceCodec, choice_slot
 from tracer.gateway.codecs.schemas import options_of
+from tracer.gateway.codecs.turns import item_turn, parted
 
 _FIELDS = "input model questions prompt_cache_key prompt_cache_options safety_identifier stream"
 _KNOWN = frozenset(_FIELDS.split())
@@ -37,22 +38,15 @@ class Decisions(ChoiceCodec):
         model, questions = string(request, "model"), objects(request, "questions")
         if not model or not questions:
             raise CodecError("a decision needs a model and questions")
-        system, messages = [], []
+        system: tuple[str, ...] = ()
         if isinstance(request.get("input"), str):
-            messages.append(Message("user", request["input"]))
+            messages: tuple[Message, ...] = (Message("user", request["input"]),)
         else:
-            for item in objects(request, "input"):
-                if item.get("type", "message") != "message":
-                    why.append(f"an input item of type {item.get('type')!r}")
-                    continue
-                role, text = string(item, "role"), text_of(item.get("content"), _PARTS, why)
-                if role in ("system", "developer"):
-                    system.append(text)
-                else:
-                    messages.append(Message(role, text))
+            turns = [item_turn(item, _PARTS, why) for item in objects(request, "input")]
+            system, messages = parted(turn for turn in turns if turn is not None)
         if not messages:
             why.append("no input")
-        system += [text_of(question.get("instructions"), _PARTS, why) for question in questions]
+        asked = [text_of(question.get("instructions"), _PARTS, why) for question in questions]
         kinds = sorted({str(question.get("type")) for question in questions} - {"choice"})
         slot = Slot("json")
         if kinds:
@@ -66,8 +60,8 @@ class Decisions(ChoiceCodec):
             wire=self.wire,
             model=model,
             stream=flag(request, "stream"),
-            system="\n".join(filter(None, system)),
-            messages=tuple(messages),
+            system="\n".join(filter(None, (*system, *asked))),
+            messages=messages,
             options=options_of(slot),
             slot=slot,
             schema=canonical({"questions": questions}),

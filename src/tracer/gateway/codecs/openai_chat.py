@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from tracer.errors import CodecError
-from tracer.gateway.calls import Call, Message, Slot, Wire
+from tracer.gateway.calls import Call, Slot, Wire
 from tracer.gateway.codecs.base import Codec, Written
 from tracer.gateway.codecs.bodies import (
     canonical,
@@ -21,7 +21,6 @@ from tracer.gateway.codecs.bodies import (
     shaped,
     string,
     strings,
-    text_of,
     tokens,
     whole,
 )
@@ -29,6 +28,7 @@ from tracer.gateway.codecs.openai_errors import error_body, error_data
 from tracer.gateway.codecs.openai_slots import slot_of_format, slot_of_tools
 from tracer.gateway.codecs.schemas import options_of
 from tracer.gateway.codecs.sse import Event, encoded
+from tracer.gateway.codecs.turns import Ids, chat_turn, parted, thought
 from tracer.types import Usage
 
 _FIELDS = """messages model frequency_penalty logit_bias logprobs max_completion_tokens max_tokens metadata n
@@ -37,7 +37,16 @@ _FIELDS = """messages model frequency_penalty logit_bias logprobs max_completion
     tool_choice tools top_logprobs top_p user verbosity modalities top_k min_p repetition_penalty guided_choice
     functions function_call"""
 _KNOWN = frozenset(_FIELDS.split())
-_SHAPING = ("response_format", "tools", "tool_choice", "functions", "function_call", "guided_choice", "logit_bias")
+_SHAPING = (
+    "response_format",
+    "tools",
+    "tool_choice",
+    "functions",
+    "function_call",
+    "guided_choice",
+    "logit_bias",
+    "verbosity",
+)
 _COMPLETE = ("stop", "tool_calls", "function_call")
 
 
@@ -53,28 +62,22 @@ class OpenAIChat(Codec):
         turns = objects(request, "messages")
         if not model or not turns:
             raise CodecError("a chat completion needs a model and messages")
-        system, messages = [], []
-        for turn in turns:
-            role, text = string(turn, "role"), text_of(turn.get("content"), ("text",), why) + _called(turn)
-            if role in ("system", "developer"):
-                system.append(text)
-            else:
-                messages.append(Message(role, text))
-            if turn.get("audio") is not None:
-                why.append("audio")
+        ids: Ids = {}
+        system, messages = parted(chat_turn(turn, ids, why) for turn in turns)
         if turns[-1].get("role") == "assistant":
             why.append("a prefilled answer")
         why += _asked_for_more(request)
         known_only(request, _KNOWN, why)
         slot, options = self._slot(request, why)
         schema = {key: request[key] for key in _SHAPING if request.get(key) is not None}
+        schema |= thought({"effort": request.get("reasoning_effort")}, "reasoning")
         limits = [n for key in ("max_completion_tokens", "max_tokens") if (n := count(request, key)) is not None]
         return Call(
             wire=self.wire,
             model=model,
             stream=flag(request, "stream"),
             system="\n".join(system),
-            messages=tuple(messages),
+            messages=messages,
             options=options,
             slot=slot,
             schema=canonical(schema) if schema else "",
@@ -265,12 +268,6 @@ def _finish(call: Call, prior: Mapping[str, Any] | None) -> str:
     before = _choice(prior or {}).get("finish_reason")
     chosen = "function_call" if call.echo.get("legacy") else "tool_calls"
     return before if before in ("stop", chosen) else "stop" if call.echo.get("named") else chosen
-
-
-def _called(turn: Mapping[str, Any]) -> str:
-    """The calls of an earlier turn as text: examples that consist of them are part of the prompt."""
-    calls = {key: turn[key] for key in ("tool_calls", "function_call") if turn.get(key) is not None}
-    return canonical(calls) if calls else ""
 
 
 def _calling(call: Call, arguments: str, id: str) -> dict[str, Any]:  # noqa: A002

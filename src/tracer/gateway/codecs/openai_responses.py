@@ -20,13 +20,13 @@ from tracer.gateway.codecs.bodies import (
     read_object,
     shaped,
     string,
-    text_of,
     tokens,
 )
 from tracer.gateway.codecs.openai_errors import error_body
 from tracer.gateway.codecs.openai_slots import slot_of_format, slot_of_tools
 from tracer.gateway.codecs.schemas import options_of
 from tracer.gateway.codecs.sse import Event, encoded
+from tracer.gateway.codecs.turns import Ids, parted, responses_item, thought
 from tracer.types import Usage
 
 _FIELDS = """background include input instructions max_output_tokens max_tool_calls metadata model parallel_tool_calls
@@ -69,33 +69,26 @@ class OpenAIResponses(Codec):
         if not model:
             raise CodecError("a response needs a model")
         instructions = string(request, "instructions")
-        system, messages = [instructions] if instructions else [], []
+        system: tuple[str, ...] = ()
         if isinstance(request.get("input"), str):
-            messages.append(Message("user", request["input"]))
+            messages: tuple[Message, ...] = (Message("user", request["input"]),)
         else:
-            items = objects(request, "input")
-            for item in items:
-                if item.get("type", "message") != "message":
-                    why.append(f"an input item of type {item.get('type')!r}")
-                    continue
-                role = string(item, "role")
-                text = text_of(item.get("content"), ("input_text", "output_text"), why)
-                if role in ("system", "developer"):
-                    system.append(text)
-                else:
-                    messages.append(Message(role, text))
-            if not items or items[-1].get("role") == "assistant":
+            items, ids = objects(request, "input"), Ids()
+            turns = [responses_item(item, ids, why) for item in items]
+            system, messages = parted(turn for turn in turns if turn is not None)
+            if not items or (messages and messages[-1].role == "assistant"):
                 why.append("a prefilled answer, or no input")
         why += _asked_for_more(request)
         known_only(request, _KNOWN, why)
         slot, options = _slot(request, why)
         schema = {key: request[key] for key in ("text", "tools", "tool_choice") if request.get(key) is not None}
+        schema |= thought(mapping(request, "reasoning"), "reasoning")
         return Call(
             wire=self.wire,
             model=model,
             stream=flag(request, "stream"),
-            system="\n".join(system),
-            messages=tuple(messages),
+            system="\n".join((instructions, *system) if instructions else system),
+            messages=messages,
             options=options,
             slot=slot,
             schema=canonical(schema) if schema else "",

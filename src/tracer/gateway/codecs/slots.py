@@ -9,7 +9,8 @@ from typing import Any
 from tracer.errors import CodecError
 from tracer.gateway.calls import Scalar, Several, Slot
 from tracer.gateway.codecs.bodies import canonical, dumps, loads
-from tracer.gateway.codecs.schemas import label_of, usable
+from tracer.gateway.codecs.schema_reader import label_of
+from tracer.gateway.codecs.schemas import usable
 
 _FENCE = re.compile(r"\A\s*```[a-zA-Z]*\s*\n(?P<inside>.*)\n\s*```\s*\Z", re.DOTALL)
 _SPACE = re.compile(r"[ \t\n\r]*")

@@ -18,11 +18,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
 from tracer.gateway.auth import UncheckedError
+from tracer.gateway.origins import own_name
 from tracer.gateway.serving import Gateway
 
 SESSION = "tracer_session"
@@ -65,7 +65,7 @@ class Access:
         config = self._gateway.serving.config
         if config.keys or config.admin is not None:
             return False
-        return not _own_name(request.headers.get("host", ""), config.listen.host)
+        return not own_name(request.headers.get("host", "").encode("latin-1"))
 
     def visitor(self, request: HTTPConnection) -> Visitor:
         """Who looks."""
@@ -188,14 +188,6 @@ def _sits_here(request: HTTPConnection) -> bool:
     server = request.scope.get("server")
     ends = [_address(request), str(server[0]) if server else ""]
     return all(map(_is_loopback, ends)) and not any(name in request.headers for name in _FORWARDED)
-
-
-def _own_name(host: str, listens: str) -> bool:
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return False
-    return name in ("localhost", listens.lower()) or _parsed(name) is not None
 
 
 def _is_loopback(address: str) -> bool:

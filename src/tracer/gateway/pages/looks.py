@@ -20,7 +20,7 @@ from tracer.gateway.pages.ledgers import Ledger, Span, total
 from tracer.gateway.pages.standing import Agreement, Standing
 from tracer.policies.history import Event
 from tracer.policies.policy import Policy
-from tracer.policies.registry import OFF, PolicyRegistry
+from tracer.policies.registry import PolicyRegistry
 from tracer.types import Trace
 
 log = logging.getLogger("tracer.gateway")
@@ -193,7 +193,7 @@ class Looks:
         ranges = {name: track.ledger.spans(now, *span) for name, span in RANGES.items()}
         prices, teacher = track.ledger.call_usd(), track.ledger.teacher
         track.found = Look(
-            line.task.name, now, version, track.policy, (line.home / OFF).exists(), track.ledger.n_traces, generation,
+            line.task.name, now, version, track.policy, line.switch.exists(), track.ledger.n_traces, generation,
             track.ledger.partial, settings is not None and settings.held, track.ledger.spans(now, 24, 1)[0],
             total(track.ledger.spans(now, 24, 30)), ranges, track.standing.found(),
             prices.get(teacher), teacher, events, _versions(track, registry), tuple(trouble),

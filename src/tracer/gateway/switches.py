@@ -1,0 +1,60 @@
+"""The kill switch of a gateway: a flag in this process, and files named ``OFF`` for others and the next start."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tracer.policies.registry import OFF
+
+__all__ = ["GatewaySwitch", "TaskSwitch"]
+
+log = logging.getLogger("tracer.gateway")
+
+
+class GatewaySwitch:
+    """Holds for every task of a gateway, those of a later reload too. ``thrown`` is the flag of this process: up where
+    the file could not be written."""
+
+    __slots__ = ("thrown",)
+
+    def __init__(self) -> None:
+        self.thrown = False
+
+    def turn(self, off: bool, home: Path, tasks: Iterable[tuple[str, Path]]) -> list[str]:
+        """Everything to the teachers, or no longer. ``home`` is the gateway's; ``tasks`` are names and homes.
+
+        The flag comes first, then the gateway's own file, then one in each task's home, for routers and commands that
+        know that one alone. What could not be written is logged, and returned: names of tasks, ``*`` for the gateway.
+        """
+        self.thrown = off
+        failed = []
+        for name, folder in (("*", home), *tasks):
+            try:
+                if off:
+                    if name == "*":
+                        folder.mkdir(parents=True, exist_ok=True)
+                    (folder / OFF).touch()
+                else:
+                    (folder / OFF).unlink(missing_ok=True)
+            except OSError as error:
+                failed.append(name)
+                log.error("the file OFF of %s cannot be turned: %s", name, type(error).__name__)
+        # Where the file is there it alone counts: any process may take it away.
+        self.thrown = off and "*" in failed
+        return failed
+
+
+class TaskSwitch:
+    """What a task's router asks before each decision."""
+
+    __slots__ = ("_files", "_gateway")
+
+    def __init__(self, gateway: GatewaySwitch, *homes: Path) -> None:
+        self._gateway, self._files = gateway, tuple(str(home / OFF) for home in homes)
+
+    def exists(self) -> bool:
+        """Whether everything goes to the teacher."""
+        return self._gateway.thrown or any(os.access(file, os.F_OK) for file in self._files)
