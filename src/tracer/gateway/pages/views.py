@@ -138,7 +138,9 @@ async def proposals_of(gateway: Gateway) -> tuple[Proposal, ...]:
     newer = await asyncio.to_thread(gateway.discovery.proposals)
     found = {one.fingerprint: one for one in newer} | {one.fingerprint: one for one in kept}
     declared = {known for task in gateway.serving.config.tasks for known in task.fingerprints}
-    undeclared = (one for one in found.values() if one.fingerprint not in declared)
+    # Calls under a task's alias are the task's, whatever else is found in them while it observes.
+    aliases = {model for task in gateway.serving.config.tasks for model in task.models}
+    undeclared = (one for one in found.values() if one.fingerprint not in declared and one.model not in aliases)
     return tuple(sorted(undeclared, key=lambda one: -one.n_calls))[:20]
 
 
