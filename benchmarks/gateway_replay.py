@@ -321,7 +321,7 @@ tasks:
         handled = [call for call in calls if call.handled]
         return {
             "headers_usd": float(sum((call.saved for call in handled), Decimal(0))),
-            "metrics_usd": told["tracer_saved_usd_total"],
+            "metrics_usd": round(told["tracer_saved_usd_total"], 8),
             "true_usd": float(sum((self._usd(call) for call in handled), Decimal(0))),
             "all_usd": float(sum((self._usd(call) for call in calls), Decimal(0))),
         }

@@ -26,16 +26,17 @@ from tracer.serving.tallies import Tally
 from tracer.traces.store import TraceStore
 from tracer.types import Trace, Usage
 
-
 FORM: dict[str, Any] = {
     "type": "json_schema",
     "json_schema": {
         "name": "l",
         "schema": {
-            "type": "object", "properties": {"label": {"enum": ["billing", "returns", "orders"]}}, "required": ["label"],
+            "type": "object",
+            "properties": {"label": {"enum": ["billing", "returns", "orders"]}},
+            "required": ["label"],
         },
     },
-}  # fmt: skip
+}
 
 
 def plain(html: str) -> str:
