@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.conftest import LEXICAL, NOW
 from tests.gateway.conftest import Known
-from tests.gateway.serving import asked, place, serve, settings
+from tests.gateway.serving import CHAT, asked, place, serve, settings
 from tests.gateway.standin import Fault, Standin
 from tracer import flywheel
 from tracer.flywheel.goals import Goals
@@ -174,3 +176,25 @@ def test_a_policy_that_came_after_its_prompt_was_looked_at_does_not_answer(
         for kept in (True, False):
             verdict = asyncio.run(decide(line, match, call, mode, None, kept=kept))
             assert (verdict.label, verdict.answer.seen) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("fault", "stream"),
+    [(Fault("cut"), True), (Fault("cut"), False), (Fault("malformed"), False)],
+)
+def test_what_is_cut_on_its_way_is_no_word_of_the_teacher(tmp_path: Path, fault: Fault, *, stream: bool) -> None:
+    with Standin({"one": "billing"}) as api, serve(settings(api.url, tmp_path, "mode: observe"), tmp_path) as served:
+        api.misbehave(fault)
+        with suppress(httpx2.HTTPError):
+            served.post(asked("one", stream=stream))
+        assert served.traces() == []
+        assert served.post(asked("one")).status_code == 200
+        assert [trace.label for trace in served.traces()] == ["billing"]
+
+
+def test_a_plain_sample_has_those_whose_client_left(tmp_path: Path) -> None:
+    with Standin({"slow": "office"}) as api, serve(settings(api.url, tmp_path, "mode: observe"), tmp_path) as served:
+        api.misbehave(Fault("slow_first_byte", seconds=1.0))
+        with pytest.raises(httpx2.ReadTimeout):
+            httpx2.post(served.url + CHAT, content=json.dumps(asked("slow")).encode(), timeout=0.3)
+        assert [(trace.origin, trace.label) for trace in served.traces()] == [("bootstrap", "office")]

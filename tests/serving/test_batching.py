@@ -155,3 +155,23 @@ def test_what_waits_is_bounded(embedder: CallableEmbedder, texts: list[str]) -> 
     gate.open.set()
     for text, vector in zip(texts[:3], (first, *waiting[:2]), strict=True):
         np.testing.assert_array_equal(vector.result(20), embedder.embed([text])[0])
+
+
+def test_one_text_that_the_embedder_refuses_harms_no_other(embedder: CallableEmbedder, texts: list[str]) -> None:
+    class Picky:
+        def __init__(self) -> None:
+            self.identity, self.n = embedder.identity, 0
+
+        def embed(self, asked: Sequence[str]) -> Float32:
+            self.n += 1
+            if "" in asked or self.n > 100:
+                raise OSError("too long")
+            return embedder.embed(asked)
+
+    picky, encoding = Picky(), Encoding()
+    some = [*texts[:10], "", *texts[10:20]]
+    futures = [encoding.submit(picky, text) for text in some]
+    failed = [text for text, future in zip(some, futures, strict=True) if future.exception(10) is not None]
+    assert failed == [""]
+    picky.n = 1000
+    assert all(encoding.submit(picky, text).exception(10) is not None for text in texts[:5]), "it is down"

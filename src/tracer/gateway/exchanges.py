@@ -49,6 +49,7 @@ class Exchange:
     answered_by: str = ""
     asked: bool = True
     filtered: bool = False
+    whole: bool = True
     decision: str = "passed"
     reason: str = "no_task"
     status: int = 0

@@ -94,7 +94,7 @@ class Plane:
         work = self._upstream(one, _chain(one, known=known))
         if one.pieces is not None:
             await while_connected(work, one.pieces.client_gone())
-        elif one.verdict is not None and one.verdict.answer.origin == "audit":
+        elif one.verdict is not None and one.verdict.answer.origin in ("audit", "bootstrap"):
             await work  # to its end, though the client may leave: who is slow to be answered is no matter of chance
         else:
             await while_connected(work, gone(one.receive))
@@ -171,6 +171,7 @@ class Plane:
                     if (copy := tee.so_far) is not None and reply.status < 300:
                         label, usage = self._read(one, reply, copy)
                     one.filtered = copy is not None and filtered(reply.status, copy)
+                    one.whole = label is not None or (copy is not None and one.codec.reply(copy) is not None)
         except UpstreamError as error:
             one.asked = error.kind not in ("busy", "breaker_open")
             self._broke(one, error, counted=error.kind != "busy")
@@ -289,15 +290,17 @@ class Plane:
             return
         if label is not None and usage is not None:
             line.learn(match.teacher, usage)
+        status = 0 if 200 <= one.status < 300 and not one.whole else one.status  # cut on its way: no answer
         if not line.allowed(label):
-            self._gateway.metrics.unread.labels(match.task.name).inc()
             label = None
+            if 200 <= status < 300:
+                self._gateway.metrics.unread.labels(match.task.name).inc()
         answer, primary = verdict.answer, match.task.upstream
         if one.answered_by not in ("", primary):
             # Another endpoint's word is no evidence of this teacher's; whether it was asked is no matter of the input.
             answer = replace(answer, origin="fallback")
         if label is None and one.asked:
-            label = missing(answer.origin, 200 if one.filtered else one.status)
+            label = missing(answer.origin, 200 if one.filtered else status)
         if label is None:
             return
         trace = partial(
