@@ -419,6 +419,7 @@ def _text(result: Mapping[str, Any]) -> str:
     fit, shadow, alarm, money, store = (result[key] for key in ("fit", "shadow", "alarm", "money", "store"))
     status = result["status"]
     low, high = status["interval"]
+    packages = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     told = f"{status['n_agreed']} of {status['n_handled']} agreed, {low:.3f} to {high:.3f} at any time"
     events = ", ".join(
         f"{event['event']} {event['to'] or 'the teacher'}" if event["to"] or event["from"] else event["event"]
@@ -434,7 +435,7 @@ the demoted policy answered {alarm["n_late"]:,} calls more, {alarm["n_late_wrong
 
 Saved: ${money["headers_usd"]:.4f} by the headers of the answers, ${money["metrics_usd"]:.4f} by `/metrics`; those very calls would have cost ${money["true_usd"]:.4f}, all
 calls ${money["all_usd"]:.4f}. Of {store["n_asked"]:,} calls that the teacher answered {store["n_kept"]:,} are in the store with its label, among them {store["n_audits_kept"]:,} of
-{store["n_audits"]:,} audits; {store["n_dropped"]} traces were dropped."""
+{store["n_audits"]:,} audits; {store["n_dropped"]} traces were dropped. Seed {result["seed"]}; {packages}."""
 
 
 if __name__ == "__main__":
