@@ -14,7 +14,7 @@ LITELLM_VENV := .venv-litellm
 LITELLM_STAMP := $(LITELLM_VENV)/.installed
 BENCHMARKS := protocol refusals guarantee resplits hard_tasks core growth ablations artefacts flywheel_loop \
   flywheel_drift speed_fit speed_growth speed_serving speed_encoder flywheel_update \
-  gateway_load gateway_memory
+  gateway_load gateway_memory gateway_replay
 
 .PHONY: help demo test test-slow test-encoder test-browser test-clients lint types format bench bench-quick peer \
   litellm clean

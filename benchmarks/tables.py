@@ -21,6 +21,7 @@ from benchmarks import (
     flywheel_loop,
     flywheel_update,
     gateway_memory,
+    gateway_replay,
     growth,
     guarantee,
     hard_tasks,
@@ -84,6 +85,7 @@ _SECTIONS: tuple[tuple[str, Callable[[Result], str]], ...] = (
     ("speed_encoder", speed_encoder.render),
     ("gateway_load", load_tables.render),
     ("gateway_memory", gateway_memory.render),
+    ("gateway_replay", gateway_replay.render),
 )
 
 
@@ -149,7 +151,7 @@ make bench DATA=...                              # all of them, with tracer-llm 
 
 One benchmark alone is `python -m benchmarks.NAME --data ...`: `protocol`, `refusals`, `guarantee`, `resplits`, `hard_tasks`,
 `core`, `growth`, `ablations`, `flywheel_loop`, `flywheel_drift`, `flywheel_update`, `speed_fit`, `gateway_load`,
-`gateway_memory`. The data sets are folders with `train.jsonl` and `test.jsonl`
+`gateway_memory`, `gateway_replay`. The data sets are folders with `train.jsonl` and `test.jsonl`
 (`banking77`, `clinc150`, `nli`, `annolexical`) or `traces.jsonl` (`onet_exposure`, `northlight`); `clinc150` has
 `asked_twice.jsonl` and `oos_test.jsonl` besides. Texts: Banking77 (PolyAI, CC BY 4.0), CLINC150 (clinc/oos-eval, CC BY 3.0), e-SNLI
 with PaLM labels (google-research/distilling-step-by-step, Apache-2.0), O*NET tasks with GPT-4 labels (openai/GPTs-are-GPTs, MIT),

@@ -90,6 +90,10 @@ class Standin:
         """What the next requests meet, one each; None is none. Then all is well again."""
         self._faults.extend(faults)
 
+    def relabel(self, labels: Mapping[str, str]) -> None:
+        """Other labels from the next request on: the teacher has drifted."""
+        self._labels = dict(labels)
+
     def __enter__(self) -> Self:
         self._thread.start()
         assert self._ready.wait(10)

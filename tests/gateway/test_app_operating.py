@@ -205,6 +205,10 @@ def test_a_reload_takes_up_the_file_or_leaves_all_as_it_was(known: Known, tmp_pa
             assert admin(served, "POST", "reload").status_code == 200
             assert served.post(asked(text)).headers["x-tracer-reason"] == "observe"
             assert len(served.traces()) == 1
+            now[0] = good
+            assert admin(served, "POST", "reload").status_code == 200
+            told = 'tracer_traces_written{task="desk"} 1.0'
+            assert until(lambda: told in httpx2.get(served.url + "/metrics").text), "another line goes on counting"
 
 
 def test_metrics_say_what_happened(known: Known, tmp_path: Path) -> None:

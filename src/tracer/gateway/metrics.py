@@ -67,6 +67,7 @@ class Metrics:
         self._live = {key: Gauge(name, told_of, ("task",), registry=told) for key, (name, told_of) in live.items()}
         self._told: dict[tuple[str, str, str], tuple[Counter, Histogram, Histogram]] = {}
         self._answered: dict[str, list[int]] = {}
+        self._gone: dict[str, list[int]] = {}
 
     def count(self, task: str, decision: str, reason: str, status: int, overhead_s: float, latency_s: float) -> None:
         """One request that is over."""
@@ -99,6 +100,12 @@ class Metrics:
         for key, value in values.items():
             self._live[key].labels(task).set(math.nan if value is None else value)
 
+    def retire(self, line: TaskLine) -> None:
+        """Keep what a line counted whose place another one took at a reload: a sum goes back at a restart alone."""
+        gone, counts = self._gone.setdefault(line.task.name, [0, 0]), line.recorder.counts
+        gone[0] += counts["dropped"] + counts["refused"]
+        gone[1] += counts["written"]
+
     def exposition(self, lines: Iterable[TaskLine]) -> bytes:
         """The text that Prometheus reads."""
         self.policy.clear()
@@ -107,8 +114,9 @@ class Metrics:
             n, n_handled = self._answered.get(name, (0, 0))
             self.coverage.labels(name).set(n_handled / n if n else 0.0)
             self.queue.labels(name).set(line.recorder.pending)
-            self.drops.labels(name).set(counts["dropped"] + counts["refused"])
-            self.written.labels(name).set(counts["written"])
+            dropped, written = self._gone.get(name, (0, 0))
+            self.drops.labels(name).set(dropped + counts["dropped"] + counts["refused"])
+            self.written.labels(name).set(written + counts["written"])
             mode = "observe" if line.task.mode == "observe" else line.router.settings.mode
             self.policy.labels(name, line.policy.version if line.policy is not None else "", mode).set(1)
         return generate_latest(self.registry)

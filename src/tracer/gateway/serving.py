@@ -379,6 +379,7 @@ class Gateway:
         for line in old.lines.values():
             if id(line) not in kept:
                 await asyncio.to_thread(line.close)
+                self.metrics.retire(line)
         await old.chains.aclose()
 
 

@@ -26,6 +26,18 @@ from tracer.serving.tallies import Tally
 from tracer.traces.store import TraceStore
 from tracer.types import Trace, Usage
 
+FORM: dict[str, Any] = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "l",
+        "schema": {
+            "type": "object",
+            "properties": {"label": {"enum": ["billing", "returns", "orders"]}},
+            "required": ["label"],
+        },
+    },
+}
+
 
 def plain(html: str) -> str:
     """The words of a page, without markup."""
@@ -77,6 +89,52 @@ def test_without_a_policy_the_gauges_say_that_nothing_is_known(opened: Open) -> 
         told = scraped(visit)
         assert str(told["tracer_live_agreement"]) == str(told["tracer_target"]) == "nan"
         assert "No policy is in force." in shown(visit)
+
+
+def test_a_demotion_stays_in_sight_until_something_follows(opened: Open) -> None:
+    with opened() as visit:
+        home, monitor = visit.served.task, look(visit.served.task).monitor
+        assert monitor is not None
+        audits = f"{monitor.n_handled} handled audits of v0001 until it was demoted"
+        registry = PolicyRegistry(home)
+        registry.activate(None, event="demote", note="broke a promise about refunds")
+        page = shown(visit)
+        assert audits in page
+        assert "Demoted: audits said that v0001 breaks its promise; the teacher answers everything." in page
+        assert "refunds" not in page, "a note may quote a label"
+        assert "demoted" in shown(visit, "/")
+        visit.login()
+        looks = visit.served.gateway._looks
+        assert "Demoted: broke a promise about refunds" in shown(visit)
+        registry.record("keep", note="the gate refused", version="v0001")
+        looks.forget("desk")
+        assert audits in shown(visit), "nothing came into force"
+        registry.activate("v0001", event="promote")
+        looks.forget("desk")
+        page = shown(visit)
+        assert "Demoted:" not in page
+        assert "since it came into force" in page
+
+
+def test_a_step_down_is_told_of_too(opened: Open) -> None:
+    with opened() as visit:
+        registry = PolicyRegistry(visit.served.task)
+        safer = registry.save(registry.load("v0001")).version
+        registry.activate(safer, event="demote", note="")
+        page = shown(visit)
+        assert f"v0001 breaks its promise; {safer}, at a safer threshold, answers." in page
+        assert "until it was demoted" not in page
+
+
+def test_an_alias_that_is_declared_is_not_proposed(opened: Open) -> None:
+    with opened(ADMIN, "mode: observe", empty=True) as visit:
+        for i in range(60):
+            visit.served.post(asked(f"message number {i}", response_format=FORM))
+        until = time.monotonic() + 10.0
+        while not visit.served.gateway.discovery.proposals() and time.monotonic() < until:
+            time.sleep(0.1)
+        assert visit.served.gateway.discovery.proposals()
+        assert "Found in your traffic" not in shown(visit, "/")
 
 
 def test_coverage_and_requests_are_those_of_the_tallies(opened: Open, lived: tuple[Path, int]) -> None:
@@ -240,17 +298,9 @@ def test_the_report_of_the_policy_in_force(opened: Open) -> None:
 
 
 def test_what_discovery_found_is_proposed(opened: Open, tmp_path: Path) -> None:
-    labels = ("billing", "returns", "orders")
-    form: dict[str, Any] = {
-        "type": "json_schema",
-        "json_schema": {
-            "name": "l",
-            "schema": {"type": "object", "properties": {"label": {"enum": list(labels)}}, "required": ["label"]},
-        },
-    }
     with opened(ADMIN, empty=True) as visit:
         for i in range(60):
-            body = asked(f"message number {i}") | {"model": "gpt-4o-mini", "response_format": form}
+            body = asked(f"message number {i}") | {"model": "gpt-4o-mini", "response_format": FORM}
             visit.served.post(body)
         until = time.monotonic() + 10.0
         while "Found in your traffic" not in shown(visit, "/") and time.monotonic() < until:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TypeVar
 
@@ -45,7 +45,8 @@ RANGES = {"24h": (1, 24), "7d": (6, 28), "30d": (24, 30)}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
-    """A task at a moment: counts alone, no text. ``trouble``: what could not be read, by kind."""
+    """A task at a moment: counts alone, no text. ``trouble``: what could not be read, by kind. ``past``: what audits
+    said of a policy that was demoted, while no other is in force."""
 
     name: str
     at: float
@@ -65,6 +66,12 @@ class Look:
     events: tuple[Event, ...] = field(repr=False)
     versions: tuple[tuple[str, Certificate | None], ...] = field(repr=False)
     trouble: tuple[str, ...] = ()
+    past: Agreement | None = None
+
+    @property
+    def demoted(self) -> Event | None:
+        """The demotion that nothing has followed since."""
+        return _demotion(self.events, self.policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +90,9 @@ class _Track:
         self.line = line
         self.lock = threading.Lock()
         self.ledger = Ledger(line.task.teacher, line.saved_usd)
-        self.standing = Standing(line.home)
+        self.standing, self.past = Standing(line.home), Standing(line.home)
         self.policy: Policy | None = None
+        self.demoted: Policy | None = None
         self.certificates: dict[str, Certificate | None] = {}
         self.found: Look | None = None
         self.read_at = -1e9
@@ -171,6 +179,7 @@ class Looks:
             events = registry.history()[-_EVENTS:]
             settings = Settings.read(line.home)
             self._take_up(track, registry, version)
+            self._take_down(track, registry, _demotion(events, version))
         except _UNREADABLE as error:
             trouble.append(f"policies: {_kind(error)}")
         try:
@@ -178,6 +187,7 @@ class Looks:
                 generation = recent.generation
                 track.ledger.refresh(recent, now, line.router.tallies())
                 track.standing.refresh(recent, track.policy, settings, now, budget)
+                track.past.refresh(recent, track.demoted, _unwatched(settings), now, budget)
         except _UNREADABLE as error:
             trouble.append(f"trace store: {_kind(error)}")
         ranges = {name: track.ledger.spans(now, *span) for name, span in RANGES.items()}
@@ -187,6 +197,7 @@ class Looks:
             track.ledger.partial, settings is not None and settings.held, track.ledger.spans(now, 24, 1)[0],
             total(track.ledger.spans(now, 24, 30)), ranges, track.standing.found(),
             prices.get(teacher), teacher, events, _versions(track, registry), tuple(trouble),
+            track.past.found(),
         )  # fmt: skip
         track.read_at = self._clock()
         return track.found
@@ -203,6 +214,15 @@ class Looks:
             track.policy = None
             track.policy = registry.load(version)
 
+    def _take_down(self, track: _Track, registry: PolicyRegistry, demotion: Event | None) -> None:
+        """The policy whose place the teacher took after an alarm."""
+        name = demotion.before if demotion is not None and demotion.after is None else None
+        if name is None:
+            track.demoted = None
+        elif track.demoted is None or track.demoted.version != name:
+            track.demoted = None
+            track.demoted = registry.load(name)
+
     def _texts(self, track: _Track) -> Texts:
         with track.lock:
             if track.texts is not None and self._clock() - track.texts_at < FRESH_S:
@@ -216,6 +236,19 @@ class Looks:
                 track.texts = Texts(trouble=_kind(error))
             track.texts_at = self._clock()
             return track.texts
+
+
+def _demotion(events: Iterable[Event], version: str | None) -> Event | None:
+    """The last change of what is in force, where that was a demotion."""
+    moved = [event for event in events if event.moved]
+    return moved[-1] if moved and moved[-1].event == "demote" and moved[-1].after == version else None
+
+
+def _unwatched(settings: Settings | None) -> Settings | None:
+    """Settings under which the audits of a demoted version count from the first one on."""
+    if settings is None:
+        return None
+    return settings.with_line(replace(settings.line, watched=0, demoted=()))
 
 
 def _versions(track: _Track, registry: PolicyRegistry) -> tuple[tuple[str, Certificate | None], ...]:

@@ -43,7 +43,8 @@ _EVENTS = {
     "promote": "Promoted", "rollback": "Rolled back", "teacher": "Set aside", "demote": "Demoted by an alarm",
     "refused": "Refused by the gate", "warning": "Warning", "quiet": "Quiet again", "note": "Note",
     "dropped": "Challenger dropped", "remove": "Removed", "unrecorded": "Changed by hand, or by a crash",
-    "fit": "Fitted", "renewed": "Renewed", "recovered": "Finished after a crash",
+    "fit": "Fitted", "renew": "Renewed", "keep": "Refitted, and kept as it was", "new line": "A new task line",
+    "recovered": "Finished after a crash",
 }  # fmt: skip
 _WARNINGS = {
     "handled_rate": "the share handled has moved", "novelty": "many requests are unlike any trace",
@@ -95,7 +96,7 @@ def task_page(
     """The page of one task."""
     spans = look.ranges[span]
     certificate = look.active.certificate if look.active is not None else None
-    agreement = look.agreement
+    agreement = look.agreement or look.past
     coverage = certificate.coverage if certificate is not None and certificate.n_shadow else None
     name = line.task.name
     thresholds = {v: c.threshold for v, c in look.versions if c is not None}
@@ -137,7 +138,9 @@ async def proposals_of(gateway: Gateway) -> tuple[Proposal, ...]:
     newer = await asyncio.to_thread(gateway.discovery.proposals)
     found = {one.fingerprint: one for one in newer} | {one.fingerprint: one for one in kept}
     declared = {known for task in gateway.serving.config.tasks for known in task.fingerprints}
-    undeclared = (one for one in found.values() if one.fingerprint not in declared)
+    # Calls under a task's alias are the task's, whatever else is found in them while it observes.
+    aliases = {model for task in gateway.serving.config.tasks for model in task.models}
+    undeclared = (one for one in found.values() if one.fingerprint not in declared and one.model not in aliases)
     return tuple(sorted(undeclared, key=lambda one: -one.n_calls))[:20]
 
 
@@ -161,6 +164,7 @@ def _task(line: TaskLine, look: Look) -> dict[str, Any]:
         "target": task.target,
         "look": look,
         "agreement": look.agreement,
+        "past": look.past,
         "gauge": charts.gauge(task.name, look.agreement) if look.agreement and look.agreement.n_handled else None,
         "spark": charts.spark(task.name, week) if any(span.n for span in week) else None,
         "coverage": _recent_coverage(week, look.today),
@@ -182,10 +186,9 @@ def _recent_coverage(week: Iterable[Span], today: Span) -> float | None:
 
 def _alarms(look: Look) -> list[dict[str, str]]:
     """What stands now: the kind for all, the message, which may name labels, for those who may see texts."""
-    found = look.agreement
+    out, found = _demoted(look), look.agreement
     if found is None:
-        return []
-    out = []
+        return out
     if found.status == "alarm":
         out.append({"kind": "alarm", "what": "audits say that the policy breaks its promise", "message": ""})
     elif found.status == "warn":
@@ -194,6 +197,16 @@ def _alarms(look: Look) -> list[dict[str, str]]:
         {"kind": "warning", "what": _WARNINGS.get(kind, kind), "message": message} for kind, message in found.warnings
     ]
     return out
+
+
+def _demoted(look: Look) -> list[dict[str, str]]:
+    """A demotion that nothing has followed since."""
+    event = look.demoted
+    if event is None:
+        return []
+    now = f"{look.policy}, at a safer threshold, answers" if look.policy else "the teacher answers everything"
+    what = f"audits said that {event.before} breaks its promise; {now}"
+    return [{"kind": "demoted", "what": what, "message": event.note}]
 
 
 def _marks(look: Look) -> list[tuple[float, str]]:
