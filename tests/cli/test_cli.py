@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from tracer import __version__, data
 from tracer.cli.app import app
+from tracer.flywheel.goals import Goals
 from tracer.policies.registry import PolicyRegistry
 from tracer.traces.store import TraceStore
 from tracer.types import Dataset
@@ -137,6 +138,16 @@ def test_fit_speaks_to_people(log: Path, tmp_path: Path) -> None:
     assert "also at target 0.6" in result.stdout
     assert "policy v" in result.stdout
     assert "500 traces" in result.stdout
+    assert "observes only" not in result.stdout
+
+
+def test_a_fit_behind_a_gateway_that_observes_says_who_answers(log: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    Goals(0.7, 0.05, observed=True).write(home)
+    result = run("fit", log, "--home", home, "--features", "lexical")
+    assert result.exit_code == 0, result.output
+    assert "a gateway observes only: the teacher answers everything" in result.stdout
 
 
 def test_update_merges_and_promotes_or_keeps(log: Path, noise: Path, cut: Dataset, tmp_path: Path) -> None:

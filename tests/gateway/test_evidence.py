@@ -21,7 +21,9 @@ from tracer import flywheel
 from tracer.flywheel.goals import Goals
 from tracer.flywheel.settings import Settings
 from tracer.gateway.codecs import CODECS
+from tracer.gateway.config import parse
 from tracer.gateway.deciding import decide, missing
+from tracer.gateway.lines import goals_of, prepare
 from tracer.pipeline import Certified
 from tracer.policies.registry import PolicyRegistry
 from tracer.policies.serving_settings import ServingSettings
@@ -140,6 +142,18 @@ def test_a_field_of_an_answer_without_a_schema_is_the_label(tmp_path: Path) -> N
         for text in answers:
             assert served.post(asked(text)).status_code == 200
         assert [trace.label for trace in served.traces()] == ["office", FAILED]
+
+
+@pytest.mark.parametrize(("mode", "observed"), [("observe", True), ("shadow", False)])
+def test_the_home_knows_whether_its_gateway_observes_only(mode: str, observed: bool, tmp_path: Path) -> None:
+    config = parse(settings("http://127.0.0.1:9", tmp_path, f"mode: {mode}"), {})
+    home = tmp_path / "desk"
+    home.mkdir()
+    Goals(0.95, 0.05, observed=not observed).write(home)
+    prepare(home, config.tasks[0], goals_of(config, config.tasks[0]))
+    found = Goals.read(home)
+    assert found is not None
+    assert found.observed is observed
 
 
 def test_tallies_wait_for_a_store_that_is_locked(known: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
