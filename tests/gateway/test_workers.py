@@ -147,6 +147,19 @@ def test_an_admin_reaches_all_workers(known: Known, tmp_path: Path) -> None:
         assert until(lambda: "handled" not in decisions("desk-router"), 20.0)
 
 
+@pytest.mark.parametrize("more", ["no_such_key: 1", "reload: true\nno_such_key: 1"])
+def test_a_worker_that_is_replaced_serves_what_the_others_serve(known: Known, tmp_path: Path, more: str) -> None:
+    place(known.home, tmp_path, PLAIN)
+    config, text = tmp_path / "tracer.yaml", next(iter(known.handled))
+    config.write_text(settings("http://127.0.0.1:9", tmp_path))
+    with workers(config, tmp_path / "log") as running:
+        config.write_text(config.read_text() + more)
+        os.kill(running.started()[0], signal.SIGKILL)
+        assert until(lambda: len(running.started()) == 3, 30.0), "a slip in the file keeps nobody from starting"
+        answers = [running.post(asked(text)) for _ in range(24)]
+        assert {answer.headers.get("x-tracer-decision") for answer in answers} == {"handled"}
+
+
 def test_workers_end_with_their_supervisor(known: Known, tmp_path: Path) -> None:
     place(known.home, tmp_path, PLAIN)
     config = tmp_path / "tracer.yaml"

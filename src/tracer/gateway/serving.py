@@ -211,7 +211,8 @@ class Gateway:
         if self._reader is not None:
             self._deaf = reloading.on_hangup(self.background, self.reload)
         if self._path is not None and self._first.reload:
-            self.background(reloading.watched(self._path, self._reload))  # each worker watches it
+            anew = self._pool is not None and await asyncio.to_thread(self._pool.differs, self._path)
+            self.background(reloading.watched(self._path, self._reload, anew=anew))  # each worker watches it
         self.ready = True
 
     async def stop(self) -> None:
@@ -246,6 +247,8 @@ class Gateway:
             check_bind(config, self.bound or config.listen.host)
             new = await asyncio.to_thread(Serving.make, config, old, self._rng, self.metrics.upstreams, self.switch)
             self._serving, self.outdated = new, False
+            if self._pool is not None:
+                await asyncio.to_thread(self._pool.keep)
         self.background(self._retire(old, new))
 
     def switch_off(self, off: bool) -> list[str]:
