@@ -83,6 +83,15 @@ class Pool:
         return _read(self._folder / _RELOAD)
 
 
+def made(folder: Path) -> None:
+    """Make the folder, where something has cleaned it away. Raises OSError where another's is in its place."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if folder.stat().st_uid != os.geteuid():
+        raise PermissionError(f"{folder}: belongs to somebody else")
+    folder.chmod(0o700)  # a worker that came first made it for all to read
+
+
 def announce(folder: Path) -> None:
     """Tell all workers to read the settings again."""
     _replace(folder / _RELOAD, secrets.token_hex(8).encode())

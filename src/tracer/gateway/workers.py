@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from tracer.errors import ConfigError
+from tracer.errors import ConfigError, TracerError
 from tracer.gateway import pooling
 from tracer.gateway.settings import GatewayConfig
 
@@ -138,7 +138,7 @@ class Supervisor:
         self._command, self._grace_s, self._clock = tuple(command), grace_s, clock
         self._slots = [_Slot(one) for one in sockets]
         self._settings, self._tended = settings, -math.inf
-        self._asked, self._reload = 0, False
+        self._asked, self._reload, self._served = 0, False, False
         self._stop = threading.Event()
 
     def run(self) -> int:
@@ -160,6 +160,7 @@ class Supervisor:
     def _supervise(self, folder: Path, lifeline: int) -> int:
         failed = False
         while not self._stop.is_set():
+            self._has_served(folder)
             if self._clock() - self._tended >= _TEND_S:
                 self._tend(folder)
             for index, slot in enumerate(self._slots):
@@ -169,25 +170,40 @@ class Supervisor:
                 elif (code := slot.process.poll()) is not None:
                     log.error("worker %d (process %d) ended with %d", index, slot.process.pid, code)
                     slot.process = None
-                    if not pooling.served(folder):
+                    if not self._has_served(folder):  # a look since: it may have answered and died
                         failed = True
                         self._stop.set()
                         break
                     self._gone(index, folder)
             if self._reload:
-                self._reload = False
-                pooling.announce(folder)
+                self._announce(folder)
             self._stop.wait(_POLL_S)
         return self._end() or int(failed)
 
+    def _has_served(self, folder: Path) -> bool:
+        """Whether a worker ever came as far as to answer; once seen it stays so, whatever becomes of the folder."""
+        self._served = self._served or pooling.served(folder)
+        return self._served
+
+    def _announce(self, folder: Path) -> None:
+        try:
+            pooling.announce(folder)
+        except OSError:
+            return  # at the next round: the folder is made anew
+        self._reload = False
+
     def _tend(self, folder: Path) -> None:
-        """Remember which settings are in force, and put them where workers that start look."""
+        """Make the folder anew where it is gone; remember which settings are in force, and put them there."""
         self._tended = self._clock()
-        found = pooling.kept(folder)
-        if found is not None:
-            self._settings = found
-        elif self._settings:
-            pooling.keep(folder, self._settings)
+        try:
+            pooling.made(folder)
+            found = pooling.kept(folder)
+            if found is not None:
+                self._settings = found
+            elif self._settings:
+                pooling.keep(folder, self._settings)
+        except OSError as error:
+            log.error("the folder that the workers share cannot be used: %s", type(error).__name__)
 
     def _start(self, index: int, folder: Path, lifeline: int) -> None:
         slot = self._slots[index]
@@ -203,7 +219,11 @@ class Supervisor:
     def _gone(self, index: int, folder: Path) -> None:
         """Keep what a worker had counted, and say when the next takes its place: at once, unless they die young."""
         slot, now = self._slots[index], self._clock()
-        pooling.bury(folder, index)
+        try:
+            pooling.made(folder)
+            pooling.bury(folder, index)
+        except (OSError, TracerError, ValueError) as error:
+            log.error("what worker %d had counted is lost: %s", index, type(error).__name__)
         slot.failures = 0 if now - slot.begun >= _STEADY_S else slot.failures + 1
         wait = min(_BACKOFF_S * 2.0 ** (slot.failures - 2), _MAX_BACKOFF_S) if slot.failures > 1 else 0.0
         slot.due = now + wait
