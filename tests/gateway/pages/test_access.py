@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import stat
 from html.parser import HTMLParser
@@ -118,7 +120,17 @@ def test_tokens_are_not_tried_out(opened: Open) -> None:
         tried = [visit.login(f"wrong-{i}") for i in range(7)]
         assert [reply.status_code for reply in tried] == [401] * 5 + [429] * 2
         assert 0 < int(tried[-1].headers["retry-after"]) <= 61
-        assert visit.login().status_code == 429, "the right one waits as well"
+        assert visit.login().status_code == 303, "the right one waits for nobody's wrong ones"
+
+
+def test_a_token_that_can_be_guessed_waits_right_or_wrong(opened: Open) -> None:
+    salt = b"sixteen bytes it"
+    digest = hashlib.scrypt(TOKEN.encode(), salt=salt, n=16, r=8, p=1, dklen=32)
+    hashed = ":".join(["scrypt:16:8:1", *(base64.b64encode(part).decode() for part in (salt, digest))])
+    with opened(f"admin: {{token_hash: '{hashed}'}}") as visit:
+        tried = [visit.login(f"wrong-{i}").status_code for i in range(7)]
+        assert tried == [401] * 5 + [429] * 2
+        assert visit.login().status_code == 429
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,10 @@ KEY_FILE = "session.key"
 """File in the gateway's home with the key of the cookies; without it all must log in again."""
 _WINDOW_S = 60.0
 _FAILURES = 5
-"""Failed logins of one address in a minute, after which it waits; of all addresses together, ten times as many."""
+"""Failed logins of one address in a minute, after which it waits; of all addresses together, ten times as many.
+
+Behind a proxy all have one address: a right token whose check is cheap is let in all the same.
+"""
 _ADDRESSES = 1_000
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
@@ -94,6 +97,11 @@ class Access:
             if failures is not None and len(failures) >= most:
                 waits.append(failures[-most] + _WINDOW_S - now)
         return max(waits)
+
+    def cheap(self) -> bool:
+        """Whether a token is checked at once, of which only long random ones are kept so: nobody tries those out."""
+        admin = self._gateway.serving.config.admin
+        return admin is not None and not admin.slow
 
     async def check(self, request: HTTPConnection, token: str) -> bool:
         """Whether this is the admin token; also False where too many tokens are being checked to check this one."""
