@@ -139,7 +139,7 @@ class Pages:
         return response
 
     async def _logout(self, request: Request, _: Visitor, __: Mapping[str, str]) -> Response:
-        self.access.end(request)
+        await asyncio.to_thread(self.access.end, request)
         response = _see("/?done=logout")
         response.delete_cookie(SESSION, path="/", httponly=True, samesite="strict", secure=secure(request))
         return response
