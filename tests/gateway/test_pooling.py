@@ -18,7 +18,7 @@ from tracer.errors import ConfigError
 from tracer.gateway.auth import Bucket
 from tracer.gateway.config import parse
 from tracer.gateway.metrics import Metrics
-from tracer.gateway.pooling import Pool, add_up, announce, bury, served
+from tracer.gateway.pooling import Pool, add_up, announce, bury, count, served
 from tracer.gateway.workers import VARIABLE, Supervisor, bound, shared_out
 
 CONFIG = """
@@ -127,6 +127,17 @@ def test_a_place_that_stays_empty_takes_no_connection(tmp_path: Path) -> None:
         os.close(lifeline)
         supervisor._slots[0].socket.close()
         sockets[1].close()
+
+
+def test_all_can_tell_how_many_answer(tmp_path: Path) -> None:
+    first, second = Pool(tmp_path, 0), Pool(tmp_path, 1)
+    assert first.living() is None
+    first.publish(told(handled=1))
+    count(tmp_path, [True, True, False])
+    assert (first.living(), second.living()) == ((1, 3), (1, 3)), "one runs and has not come up"
+    second.publish(told(handled=1))
+    count(tmp_path, [True, True, False])
+    assert first.living() == (2, 3)
 
 
 def test_rates_are_divided_and_queues_are_not() -> None:

@@ -45,6 +45,10 @@ class Running:
         except httpx2.TransportError:
             return False
 
+    def health(self) -> dict[str, Any]:
+        found: dict[str, Any] = httpx2.get(self.url + "/health", timeout=5.0).json()
+        return found
+
     def started(self) -> list[int]:
         """Process ids of workers that came up, oldest first."""
         lines = [json.loads(line) for line in self._log.read_text().splitlines()]
@@ -157,6 +161,9 @@ def test_a_worker_that_is_replaced_serves_what_the_others_serve(known: Known, tm
     config, text = tmp_path / "tracer.yaml", next(iter(known.handled))
     config.write_text(settings("http://127.0.0.1:9", tmp_path))
     with workers(config, tmp_path / "log") as running:
+        assert until(lambda: running.health()["workers"] == {"running": 2, "of": 2}, 10.0)
+        assert until(lambda: running.metric("tracer_workers ") == 2, 10.0)
+        assert running.metric("tracer_workers_missing") == 0
         config.write_text(config.read_text() + more)
         os.kill(running.started()[0], signal.SIGKILL)
         assert until(lambda: len(running.started()) == 3, 30.0), "a slip in the file keeps nobody from starting"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client import Metric, generate_latest
@@ -22,6 +22,7 @@ from tracer import storage
 GONE = "gone.prom"
 _RELOAD = "reload"
 _SETTINGS = "settings.yaml"
+_LIVING = "living"
 _WAIT_S = 5.0
 _ADDED = frozenset({"tracer_queue_depth", "tracer_upstream_in_flight", "tracer_upstream_waiting"})
 """Gauges of what is under way, which the workers have together."""
@@ -57,6 +58,11 @@ class Pool:
         if self.read:
             with contextlib.suppress(OSError):  # the supervisor, which makes the folder anew, has the text before
                 keep(self._folder, self.read)
+
+    def living(self) -> tuple[int, int] | None:
+        """How many workers answer, and how many are to; None where the supervisor has not said so yet."""
+        told = _read(self._folder / _LIVING).split()
+        return (int(told[0]), int(told[1])) if len(told) == 2 else None
 
     def merged(self, own: bytes) -> bytes:
         """The metrics of all workers, from one's own; the others' are a second old at most. Reads files."""
@@ -117,6 +123,12 @@ def bury(folder: Path, index: int) -> None:
         last = _read(folder / _name(index))
         _replace(folder / GONE, add_up(b"", (), _read(folder / GONE), last))
         (folder / _name(index)).unlink(missing_ok=True)
+
+
+def count(folder: Path, running: Sequence[bool]) -> None:
+    """Tell how many workers answer: those that run and have come as far as to publish."""
+    n = sum(runs and (folder / _name(index)).exists() for index, runs in enumerate(running))
+    _replace(folder / _LIVING, f"{n} {len(running)}".encode())
 
 
 def served(folder: Path) -> bool:

@@ -174,6 +174,8 @@ class Gateway:
         self.outdated = False
         """Whether the config was to be read again and could not be used: an older one is in force."""
         self.unwatched = 0
+        self.workers: tuple[int, int] = (1, 1)
+        """How many processes answer behind this port, a second or two ago, and how many are to."""
         self._reloading = asyncio.Lock()
         self._deaf: Callable[[], None] = lambda: None
         self._serving: Serving | None = None
@@ -335,6 +337,7 @@ class Gateway:
 
     def _exposition(self) -> bytes:
         self.metrics.upstreams.states(self.serving.chains.breakers)
+        self.metrics.fleet(*self.workers)
         return self.metrics.exposition(self.serving.lines.values())
 
     async def _share(self, pool: Pool) -> None:
@@ -342,6 +345,8 @@ class Gateway:
         while True:
             try:
                 await asyncio.to_thread(pool.publish, self._exposition())
+                if (living := await asyncio.to_thread(pool.living)) is not None:
+                    self.workers = living
                 if await asyncio.to_thread(pool.asked):
                     await reloading.reload_logged(self._reload, "another worker was told to")
             except (TracerError, OSError) as error:

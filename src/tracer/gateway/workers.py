@@ -202,6 +202,7 @@ class Supervisor:
                 self._settings = found
             elif self._settings:
                 pooling.keep(folder, self._settings)
+            pooling.count(folder, [slot.process is not None for slot in self._slots])
         except OSError as error:
             log.error("the folder that the workers share cannot be used: %s", type(error).__name__)
 
