@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +18,8 @@ from tracer.errors import ConfigError
 from tracer.gateway.auth import Bucket
 from tracer.gateway.config import parse
 from tracer.gateway.metrics import Metrics
-from tracer.gateway.pooling import Pool, add_up, bury, served
-from tracer.gateway.workers import bound, shared_out
+from tracer.gateway.pooling import Pool, add_up, announce, bury, count, served
+from tracer.gateway.workers import VARIABLE, Supervisor, bound, shared_out
 
 CONFIG = """
 upstreams: {main: {base_url: "http://127.0.0.1:9/v1"}}
@@ -80,6 +84,60 @@ def test_a_reload_is_asked_of_all_others_once(tmp_path: Path) -> None:
     first, second = Pool(tmp_path, 0), Pool(tmp_path, 1)
     first.announce()
     assert [first.asked(), second.asked(), second.asked(), Pool(tmp_path, 2).asked()] == [False, True, False, False]
+
+
+def test_who_starts_takes_the_settings_in_force_and_what_was_asked_since(tmp_path: Path) -> None:
+    first, path = Pool(tmp_path, 0), tmp_path / "tracer.yaml"
+    assert first.kept() is None
+    first.keep()
+    assert first.kept() is None, "nothing was read"
+    path.write_text("one")
+    first.read = "one"
+    first.keep()
+    late = Pool(tmp_path, 1)
+    assert (late.kept(), late.differs(path), late.asked()) == ("one", False, False)
+    path.write_text("two")
+    time.sleep(0.02)
+    announce(tmp_path)
+    assert late.differs(path)
+    assert Pool(tmp_path, 2).asked(), "a reload that the kept settings may not have"
+
+
+def test_a_place_that_stays_empty_takes_no_connection(tmp_path: Path) -> None:
+    sockets = bound("127.0.0.1", 0, 2)
+    address = sockets[0].getsockname()
+    sockets[1].listen()
+    dies = f"import os, socket, json; place = json.loads(os.environ['{VARIABLE}']); "
+    dies += "s = socket.socket(fileno=place['accepting']); s.listen(); raise SystemExit(1)"
+    supervisor = Supervisor([sys.executable, "-c", dies], sockets[:1], grace_s=1.0)
+    (tmp_path / "worker-9.prom").touch()
+    lifeline, held = os.pipe()
+    slow = threading.Thread(target=supervisor._supervise, args=(tmp_path, lifeline))
+    slow.start()
+    try:
+        until = time.monotonic() + 10.0
+        while supervisor._slots[0].failures < 1 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert sockets[0].fileno() == -1, "what listened is closed"
+        assert supervisor._slots[0].socket.getsockname() == address, "and the place is kept"
+    finally:
+        supervisor._stop.set()
+        slow.join(10)
+        os.close(held)
+        os.close(lifeline)
+        supervisor._slots[0].socket.close()
+        sockets[1].close()
+
+
+def test_all_can_tell_how_many_answer(tmp_path: Path) -> None:
+    first, second = Pool(tmp_path, 0), Pool(tmp_path, 1)
+    assert first.living() is None
+    first.publish(told(handled=1))
+    count(tmp_path, [True, True, False])
+    assert (first.living(), second.living()) == ((1, 3), (1, 3)), "one runs and has not come up"
+    second.publish(told(handled=1))
+    count(tmp_path, [True, True, False])
+    assert first.living() == (2, 3)
 
 
 def test_rates_are_divided_and_queues_are_not() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -44,6 +45,10 @@ class Running:
         except httpx2.TransportError:
             return False
 
+    def health(self) -> dict[str, Any]:
+        found: dict[str, Any] = httpx2.get(self.url + "/health", timeout=5.0).json()
+        return found
+
     def started(self) -> list[int]:
         """Process ids of workers that came up, oldest first."""
         lines = [json.loads(line) for line in self._log.read_text().splitlines()]
@@ -61,7 +66,10 @@ def workers(config: Path, log: Path, n: int = 2) -> Iterator[Running]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "tracer.cli", "serve", "-c", str(config), "--port", str(port), "--workers", str(n)]
-    with log.open("w") as told, subprocess.Popen(command, stderr=told, text=True) as process:
+    folder = log.with_name("tmp")
+    folder.mkdir(exist_ok=True)
+    env = os.environ | {"TMPDIR": str(folder)}
+    with log.open("w") as told, subprocess.Popen(command, stderr=told, text=True, env=env) as process:
         try:
             running = Running(process, port, log)
             assert until(lambda: len(running.started()) >= n and running.ready(), 60.0)
@@ -145,6 +153,38 @@ def test_an_admin_reaches_all_workers(known: Known, tmp_path: Path) -> None:
 
         assert running.post({}, "/admin/policies/desk/pause", **as_admin).status_code == 200
         assert until(lambda: "handled" not in decisions("desk-router"), 20.0)
+
+
+@pytest.mark.parametrize("more", ["no_such_key: 1", "reload: true\nno_such_key: 1"])
+def test_a_worker_that_is_replaced_serves_what_the_others_serve(known: Known, tmp_path: Path, more: str) -> None:
+    place(known.home, tmp_path, PLAIN)
+    config, text = tmp_path / "tracer.yaml", next(iter(known.handled))
+    config.write_text(settings("http://127.0.0.1:9", tmp_path))
+    with workers(config, tmp_path / "log") as running:
+        assert until(lambda: running.health()["workers"] == {"running": 2, "of": 2}, 10.0)
+        assert until(lambda: running.metric("tracer_workers ") == 2, 10.0)
+        assert running.metric("tracer_workers_missing") == 0
+        config.write_text(config.read_text() + more)
+        os.kill(running.started()[0], signal.SIGKILL)
+        assert until(lambda: len(running.started()) == 3, 30.0), "a slip in the file keeps nobody from starting"
+        answers = [running.post(asked(text)) for _ in range(24)]
+        assert {answer.headers.get("x-tracer-decision") for answer in answers} == {"handled"}
+
+
+def test_a_folder_that_is_cleaned_away_ends_nothing(known: Known, tmp_path: Path) -> None:
+    place(known.home, tmp_path, PLAIN)
+    config, text = tmp_path / "tracer.yaml", next(iter(known.handled))
+    config.write_text(settings("http://127.0.0.1:9", tmp_path))
+    with workers(config, tmp_path / "log") as running:
+        (folder,) = tmp_path.glob("tmp/tracer-workers-*")
+        time.sleep(1.0)  # the supervisor has seen them serve
+        shutil.rmtree(folder, ignore_errors=True)
+        os.kill(running.started()[0], signal.SIGKILL)
+        assert until(lambda: len(running.started()) == 3 and running.ready(), 30.0)
+        assert running.process.poll() is None
+        assert {running.post(asked(text)).headers.get("x-tracer-decision") for _ in range(16)} == {"handled"}
+        assert until(lambda: running.metric("tracer_requests_total") == 16, 10.0), "they share a folder again"
+        assert folder.stat().st_mode & 0o077 == 0
 
 
 def test_workers_end_with_their_supervisor(known: Known, tmp_path: Path) -> None:

@@ -36,10 +36,14 @@ def serve(
         try:
             from tracer.gateway import app, auth, logs, printing, serving, telemetry
             from tracer.gateway import workers as pool
-            from tracer.gateway.config import load
+            from tracer.gateway.config import parse, read
+            from tracer.gateway.settings import GatewayConfig
         except ImportError as error:
             raise _missing(error) from error
-        known = load(config, os.environ)
+        place = pool.Place.found(os.environ)
+        shared = place.pool() if place is not None else None
+        text = (shared.kept() if shared is not None else None) or read(config)
+        known = parse(text, os.environ, source=str(config))
         at = host or known.listen.host
         auth.check_bind(known, at)
         if known.telemetry.enabled:
@@ -49,19 +53,26 @@ def serve(
             print_json(printing.written(known))
             return
         logs.log_as_json(log_level or known.log_level)
-        place = pool.Place.found(os.environ)
         n = place.n if place is not None else workers or known.listen.workers
         at_port = known.listen.port if port is None else port
         if place is None and n > 1:
             serving.Chains(pool.shared_out(known, n))  # what is wrong with the settings shows here, once
             sockets = pool.bound(at, at_port, n)
             command = (sys.executable, "-P", "-m", "tracer.cli", *sys.argv[1:])
-            raise typer.Exit(pool.Supervisor(command, sockets, grace_s=app.DRAIN_S + _WRITING_S).run())
+            raise typer.Exit(pool.Supervisor(command, sockets, grace_s=app.DRAIN_S + _WRITING_S, settings=text).run())
+
+        def again() -> GatewayConfig:
+            text = read(config)
+            found = pool.shared_out(parse(text, os.environ, source=str(config)), n)
+            if shared is not None:
+                shared.read = text
+            return found
+
         gateway = serving.Gateway(
             pool.shared_out(known, n),
-            reader=lambda: pool.shared_out(load(config, os.environ), n),
+            reader=again,
             path=config,
-            pool=place.pool() if place is not None else None,
+            pool=shared,
         )
         server = app.server(gateway, at, at_port)
         gateway.open()

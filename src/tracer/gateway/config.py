@@ -61,11 +61,15 @@ _INPUT = ("from", "regex", "group", "json", "ignore", "history")
 
 def load(path: str | Path, environ: Mapping[str, str]) -> GatewayConfig:
     """The settings in a file. Raises ConfigError that names file, line, key and value."""
+    return parse(read(path), environ, source=str(path))
+
+
+def read(path: str | Path) -> str:
+    """The text of a file of settings. Raises ConfigError where there is none."""
     try:
-        content = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'is not UTF-8'}") from error
-    return parse(content, environ, source=str(path))
 
 
 def parse(content: str, environ: Mapping[str, str], *, source: str = "tracer.yaml") -> GatewayConfig:

@@ -41,8 +41,9 @@ class Health:
         }
         # An upstream that is down is reported, and is no reason to restart this process.
         config = "outdated" if self._gateway.outdated else "in force"
+        running, wanted = self._gateway.workers
         told = {"status": "ok", "config": config, "tasks": tasks, "upstreams": serving.chains.breakers}
-        return JSONResponse(told)
+        return JSONResponse({**told, "workers": {"running": running, "of": wanted}})
 
     async def _metrics(self, request: Request) -> Response:
         gate = self._gateway.serving.gate

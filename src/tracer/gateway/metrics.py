@@ -52,6 +52,8 @@ class Metrics:
             "tracer_policy_info", "1 for the policy in force.", ("task", "policy", "mode"), registry=told
         )
         self.upstreams = UpstreamMetrics(told)
+        self.workers = Gauge("tracer_workers", "Processes that answer.", registry=told)
+        self.missing = Gauge("tracer_workers_missing", "Processes that are to answer and do not.", registry=told)
         live = {
             "agreement": (
                 "tracer_live_agreement",
@@ -88,6 +90,11 @@ class Metrics:
             counts = self._answered.setdefault(task, [0, 0])
             counts[0] += 1
             counts[1] += decision == "handled"
+
+    def fleet(self, running: int, wanted: int) -> None:
+        """How many workers answer, of how many."""
+        self.workers.set(running)
+        self.missing.set(wanted - running)
 
     def live(
         self, task: str, agreement: float | None, bounds: tuple[float, float] | None, target: float | None,

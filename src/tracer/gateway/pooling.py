@@ -1,4 +1,4 @@
-"""What the workers of one gateway tell each other while they run: their numbers, and that the settings changed.
+"""What the workers of one gateway tell each other while they run: their numbers, and the settings in force.
 
 They share a folder that the supervisor makes and removes. Each writes its metrics there once a second; whoever is asked
 for them adds all up. What a worker that died had counted goes on to count.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client import Metric, generate_latest
@@ -21,6 +21,8 @@ from tracer import storage
 
 GONE = "gone.prom"
 _RELOAD = "reload"
+_SETTINGS = "settings.yaml"
+_LIVING = "living"
 _WAIT_S = 5.0
 _ADDED = frozenset({"tracer_queue_depth", "tracer_upstream_in_flight", "tracer_upstream_waiting"})
 """Gauges of what is under way, which the workers have together."""
@@ -35,7 +37,32 @@ class Pool:
 
     def __init__(self, folder: Path, index: int) -> None:
         self._folder, self._own = folder, folder / _name(index)
-        self._seen = self._reload()
+        self.read = ""
+        """Text of the settings that were read last; `keep` is called once they are in force."""
+        # A reload that was asked for after the kept settings came in force may not be in them.
+        self._seen = b"" if _age(folder / _RELOAD) > _age(folder / _SETTINGS) > 0 else self._reload()
+
+    def kept(self) -> str | None:
+        """Text of the settings in force, which the other workers serve by; None where it is not known."""
+        return kept(self._folder)
+
+    def differs(self, path: Path) -> bool:
+        """Whether the settings in a file are others than those that were kept."""
+        try:
+            return self.kept() not in (None, path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    def keep(self) -> None:
+        """What was read last is in force: a worker that starts now is to take it, whatever the file says then."""
+        if self.read:
+            with contextlib.suppress(OSError):  # the supervisor, which makes the folder anew, has the text before
+                keep(self._folder, self.read)
+
+    def living(self) -> tuple[int, int] | None:
+        """How many workers answer, and how many are to; None where the supervisor has not said so yet."""
+        told = _read(self._folder / _LIVING).split()
+        return (int(told[0]), int(told[1])) if len(told) == 2 else None
 
     def merged(self, own: bytes) -> bytes:
         """The metrics of all workers, from one's own; the others' are a second old at most. Reads files."""
@@ -62,9 +89,32 @@ class Pool:
         return _read(self._folder / _RELOAD)
 
 
+def made(folder: Path) -> None:
+    """Make the folder, where something has cleaned it away. Raises OSError where another's is in its place."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if folder.stat().st_uid != os.geteuid():
+        raise PermissionError(f"{folder}: belongs to somebody else")
+    folder.chmod(0o700)  # a worker that came first made it for all to read
+
+
 def announce(folder: Path) -> None:
     """Tell all workers to read the settings again."""
     _replace(folder / _RELOAD, secrets.token_hex(8).encode())
+
+
+def keep(folder: Path, settings: str) -> None:
+    """Keep the text of the settings in force."""
+    _replace(folder / _SETTINGS, settings.encode())
+
+
+def kept(folder: Path) -> str | None:
+    """The text that was kept last; None where there is none, or where somebody else has put it there."""
+    path = folder / _SETTINGS
+    try:
+        return path.read_text(encoding="utf-8") if path.stat().st_uid == os.geteuid() else None
+    except OSError:
+        return None
 
 
 def bury(folder: Path, index: int) -> None:
@@ -73,6 +123,12 @@ def bury(folder: Path, index: int) -> None:
         last = _read(folder / _name(index))
         _replace(folder / GONE, add_up(b"", (), _read(folder / GONE), last))
         (folder / _name(index)).unlink(missing_ok=True)
+
+
+def count(folder: Path, running: Sequence[bool]) -> None:
+    """Tell how many workers answer: those that run and have come as far as to publish."""
+    n = sum(runs and (folder / _name(index)).exists() for index, runs in enumerate(running))
+    _replace(folder / _LIVING, f"{n} {len(running)}".encode())
 
 
 def served(folder: Path) -> bool:
@@ -160,6 +216,13 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         return b""
+
+
+def _age(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -42,12 +42,14 @@ def on_hangup(start: Callable[[Awaitable[None]], None], reload: Reload) -> Calla
     return end
 
 
-async def watched(path: Path, reload: Reload, poll_s: float = POLL_S) -> None:
+async def watched(path: Path, reload: Reload, poll_s: float = POLL_S, *, anew: bool = False) -> None:
     """Reload whenever the file has changed and then stayed as it is for ``poll_s`` seconds. Runs until cancelled.
 
-    A link that leads to another file, as where Kubernetes mounts a ConfigMap, has changed too.
+    A link that leads to another file, as where Kubernetes mounts a ConfigMap, has changed too. ``anew``: what it is
+    now has not been taken up either.
     """
-    taken = seen = _mark(path)
+    seen = _mark(path)
+    taken = None if anew else seen
     while True:
         await asyncio.sleep(poll_s)
         before, seen = seen, _mark(path)

@@ -178,6 +178,8 @@ class Gateway:
         self.outdated = False
         """Whether the config was to be read again and could not be used: an older one is in force."""
         self.unwatched = 0
+        self.workers: tuple[int, int] = (1, 1)
+        """How many processes answer behind this port, a second or two ago, and how many are to."""
         self._reloading = asyncio.Lock()
         self._deaf: Callable[[], None] = lambda: None
         self._serving: Serving | None = None
@@ -215,7 +217,8 @@ class Gateway:
         if self._reader is not None:
             self._deaf = reloading.on_hangup(self.background, self.reload)
         if self._path is not None and self._first.reload:
-            self.background(reloading.watched(self._path, self._reload))  # each worker watches it
+            anew = self._pool is not None and await asyncio.to_thread(self._pool.differs, self._path)
+            self.background(reloading.watched(self._path, self._reload, anew=anew))  # each worker watches it
         self.ready = True
 
     async def stop(self) -> None:
@@ -250,6 +253,8 @@ class Gateway:
             check_bind(config, self.bound or config.listen.host)
             new = await asyncio.to_thread(Serving.make, config, old, self._rng, self.metrics.upstreams, self.switch)
             self._serving, self.outdated = new, False
+            if self._pool is not None:
+                await asyncio.to_thread(self._pool.keep)
         self.background(self._retire(old, new))
 
     def switch_off(self, off: bool) -> list[str]:
@@ -336,6 +341,7 @@ class Gateway:
 
     def _exposition(self) -> bytes:
         self.metrics.upstreams.states(self.serving.chains.breakers)
+        self.metrics.fleet(*self.workers)
         return self.metrics.exposition(self.serving.lines.values())
 
     async def _share(self, pool: Pool) -> None:
@@ -343,6 +349,8 @@ class Gateway:
         while True:
             try:
                 await asyncio.to_thread(pool.publish, self._exposition())
+                if (living := await asyncio.to_thread(pool.living)) is not None:
+                    self.workers = living
                 if await asyncio.to_thread(pool.asked):
                     await reloading.reload_logged(self._reload, "another worker was told to")
             except (TracerError, OSError) as error:

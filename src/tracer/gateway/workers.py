@@ -1,7 +1,9 @@
 """Several processes behind one port: a supervisor that starts them, starts again what died, and ends them all.
 
 The supervisor binds one socket a worker to the same address, and the kernel spreads connections over them
-(``SO_REUSEPORT``). It holds them itself, so that what comes to a worker that died waits for the next in its place.
+(``SO_REUSEPORT``). It holds them itself, so that what comes to a worker that died waits for the next in its place;
+where that one dies young too, the place's socket takes nothing until somebody accepts from it again. A worker starts on
+the settings that the others serve by, whatever has been written into the file since.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from tracer.errors import ConfigError
+from tracer.errors import ConfigError, TracerError
 from tracer.gateway import pooling
 from tracer.gateway.settings import GatewayConfig
 
@@ -31,6 +33,7 @@ log = logging.getLogger("tracer.gateway")
 
 VARIABLE = "TRACER_WORKER"
 _POLL_S = 0.1
+_TEND_S = 1.0
 _STEADY_S = 10.0
 _BACKOFF_S = 0.5
 _MAX_BACKOFF_S = 30.0
@@ -127,7 +130,10 @@ class _Slot:
 
 
 class Supervisor:
-    """Runs ``command`` once a worker. ``grace_s``: seconds that workers have to end when they are asked to."""
+    """Runs ``command`` once a worker. ``grace_s``: seconds that workers have to end when they are asked to.
+
+    ``settings``: the text that they start on, until one of them has read another.
+    """
 
     def __init__(
         self,
@@ -135,11 +141,13 @@ class Supervisor:
         sockets: Sequence[socket.socket],
         *,
         grace_s: float,
+        settings: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._command, self._grace_s, self._clock = tuple(command), grace_s, clock
         self._slots = [_Slot(one) for one in sockets]
-        self._asked, self._reload = 0, False
+        self._settings, self._tended = settings, -math.inf
+        self._asked, self._reload, self._served = 0, False, False
         self._stop = threading.Event()
 
     def run(self) -> int:
@@ -161,6 +169,9 @@ class Supervisor:
     def _supervise(self, folder: Path, lifeline: int) -> int:
         failed = False
         while not self._stop.is_set():
+            self._has_served(folder)
+            if self._clock() - self._tended >= _TEND_S:
+                self._tend(folder)
             for index, slot in enumerate(self._slots):
                 if slot.process is None:
                     if self._clock() >= slot.due:
@@ -168,16 +179,41 @@ class Supervisor:
                 elif (code := slot.process.poll()) is not None:
                     log.error("worker %d (process %d) ended with %d", index, slot.process.pid, code)
                     slot.process = None
-                    if not pooling.served(folder):
+                    if not self._has_served(folder):  # a look since: it may have answered and died
                         failed = True
                         self._stop.set()
                         break
                     self._gone(index, folder)
             if self._reload:
-                self._reload = False
-                pooling.announce(folder)
+                self._announce(folder)
             self._stop.wait(_POLL_S)
         return self._end() or int(failed)
+
+    def _has_served(self, folder: Path) -> bool:
+        """Whether a worker ever came as far as to answer; once seen it stays so, whatever becomes of the folder."""
+        self._served = self._served or pooling.served(folder)
+        return self._served
+
+    def _announce(self, folder: Path) -> None:
+        try:
+            pooling.announce(folder)
+        except OSError:
+            return  # at the next round: the folder is made anew
+        self._reload = False
+
+    def _tend(self, folder: Path) -> None:
+        """Make the folder anew where it is gone; remember which settings are in force, and put them there."""
+        self._tended = self._clock()
+        try:
+            pooling.made(folder)
+            found = pooling.kept(folder)
+            if found is not None:
+                self._settings = found
+            elif self._settings:
+                pooling.keep(folder, self._settings)
+            pooling.count(folder, [slot.process is not None for slot in self._slots])
+        except OSError as error:
+            log.error("the folder that the workers share cannot be used: %s", type(error).__name__)
 
     def _start(self, index: int, folder: Path, lifeline: int) -> None:
         slot = self._slots[index]
@@ -193,10 +229,27 @@ class Supervisor:
     def _gone(self, index: int, folder: Path) -> None:
         """Keep what a worker had counted, and say when the next takes its place: at once, unless they die young."""
         slot, now = self._slots[index], self._clock()
-        pooling.bury(folder, index)
+        try:
+            pooling.made(folder)
+            pooling.bury(folder, index)
+        except (OSError, TracerError, ValueError) as error:
+            log.error("what worker %d had counted is lost: %s", index, type(error).__name__)
         slot.failures = 0 if now - slot.begun >= _STEADY_S else slot.failures + 1
         wait = min(_BACKOFF_S * 2.0 ** (slot.failures - 2), _MAX_BACKOFF_S) if slot.failures > 1 else 0.0
         slot.due = now + wait
+        if slot.failures and hasattr(socket, "SO_REUSEPORT"):
+            self._set_aside(slot)
+
+    def _set_aside(self, slot: _Slot) -> None:
+        """Let the other places have all connections: in this one they would wait for nobody."""
+        old = slot.socket
+        try:
+            host, port = old.getsockname()[:2]
+            slot.socket = _bound(old.family, host, port, socket.SO_REUSEPORT)
+        except OSError as error:
+            log.error("the place of a worker that died goes on listening: %s", type(error).__name__)
+        else:
+            old.close()
 
     def _end(self) -> int:
         """Ask all to end, and wait: first for their requests, then no longer. 1 where one had to be killed."""
@@ -224,7 +277,7 @@ class Supervisor:
         self._stop.set()
 
 
-def _bound(family: socket.AddressFamily, host: str, port: int, option: int) -> socket.socket:
+def _bound(family: socket.AddressFamily | int, host: str, port: int, option: int) -> socket.socket:
     made = socket.socket(family)
     made.setsockopt(socket.SOL_SOCKET, option, 1)
     made.bind((host, port))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import stat
 from html.parser import HTMLParser
@@ -10,10 +12,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from starlette.requests import HTTPConnection
 
 from tests.gateway.pages.conftest import ADMIN, NOW, TOKEN, Open, Visit
 from tests.gateway.serving import asked
-from tracer.gateway.pages.access import KEY_FILE, SESSION_S
+from tracer.gateway.pages.access import KEY_FILE, SESSION_S, Access
+from tracer.gateway.pages.ended import ENDED_FILE
 from tracer.policies.history import Event
 from tracer.policies.registry import PolicyRegistry
 from tracer.traces.store import TraceStore
@@ -113,12 +117,46 @@ def test_all_workers_know_a_session_and_a_new_token_ends_it(opened: Open) -> Non
         assert "Log out" not in other.get().text
 
 
+def test_a_session_that_is_ended_is_ended_in_all_workers(opened: Open, tmp_path: Path) -> None:
+    now = [NOW]
+    with opened(now=lambda: now[0]) as visit:
+        visit.login()
+        ended, csrf = dict(visit.cookies), visit.csrf()
+        another, kept = Access(visit.served.gateway), Visit(visit.served)
+        kept.login()
+
+        def admin(cookies: dict[str, str]) -> bool:
+            cookie = "; ".join(f"{k}={v}" for k, v in cookies.items()).encode()
+            return another.visitor(HTTPConnection({"type": "http", "headers": [(b"cookie", cookie)]})).admin
+
+        assert admin(ended)
+        assert visit.post("/logout", {"csrf": csrf}).status_code == 303
+        assert not admin(ended), "a worker that had let it in"
+        assert admin(kept.cookies)
+        visit.cookies = ended
+        assert visit.post("/off", {"csrf": csrf, "off": "1"}).status_code == 403
+        now[0] += SESSION_S + 1.0
+        kept.login()
+        kept.post("/logout", {"csrf": kept.csrf()})
+        assert len((tmp_path / ENDED_FILE).read_text().split()) == 1, "what has run out is not kept"
+
+
 def test_tokens_are_not_tried_out(opened: Open) -> None:
     with opened() as visit:
         tried = [visit.login(f"wrong-{i}") for i in range(7)]
         assert [reply.status_code for reply in tried] == [401] * 5 + [429] * 2
         assert 0 < int(tried[-1].headers["retry-after"]) <= 61
-        assert visit.login().status_code == 429, "the right one waits as well"
+        assert visit.login().status_code == 303, "the right one waits for nobody's wrong ones"
+
+
+def test_a_token_that_can_be_guessed_waits_right_or_wrong(opened: Open) -> None:
+    salt = b"sixteen bytes it"
+    digest = hashlib.scrypt(TOKEN.encode(), salt=salt, n=16, r=8, p=1, dklen=32)
+    hashed = ":".join(["scrypt:16:8:1", *(base64.b64encode(part).decode() for part in (salt, digest))])
+    with opened(f"admin: {{token_hash: '{hashed}'}}") as visit:
+        tried = [visit.login(f"wrong-{i}").status_code for i in range(7)]
+        assert tried == [401] * 5 + [429] * 2
+        assert visit.login().status_code == 429
 
 
 @pytest.mark.parametrize(

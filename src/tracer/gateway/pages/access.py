@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import hmac
 import ipaddress
+import logging
 import os
 import secrets
 import time
@@ -21,9 +22,13 @@ from pathlib import Path
 
 from starlette.requests import HTTPConnection
 
+from tracer.errors import TracerError
 from tracer.gateway.auth import UncheckedError
 from tracer.gateway.origins import own_name
+from tracer.gateway.pages.ended import Ended
 from tracer.gateway.serving import Gateway
+
+log = logging.getLogger("tracer.gateway")
 
 SESSION = "tracer_session"
 SESSION_S = 8 * 3600
@@ -31,7 +36,10 @@ KEY_FILE = "session.key"
 """File in the gateway's home with the key of the cookies; without it all must log in again."""
 _WINDOW_S = 60.0
 _FAILURES = 5
-"""Failed logins of one address in a minute, after which it waits; of all addresses together, ten times as many."""
+"""Failed logins of one address in a minute, after which it waits; of all addresses together, ten times as many.
+
+Behind a proxy all have one address: a right token whose check is cheap is let in all the same.
+"""
 _ADDRESSES = 1_000
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
@@ -53,7 +61,7 @@ class Access:
     def __init__(self, gateway: Gateway, clock: Callable[[], float] = time.monotonic) -> None:
         self._gateway, self._clock = gateway, clock
         self._secret: bytes | None = None
-        self._ended: deque[str] = deque(maxlen=1_000)
+        self._ended = Ended()
         self._failures: dict[str, deque[float]] = {}
         self._all_failures: deque[float] = deque(maxlen=10 * _FAILURES)
 
@@ -95,6 +103,11 @@ class Access:
                 waits.append(failures[-most] + _WINDOW_S - now)
         return max(waits)
 
+    def cheap(self) -> bool:
+        """Whether a token is checked at once, of which only long random ones are kept so: nobody tries those out."""
+        admin = self._gateway.serving.config.admin
+        return admin is not None and not admin.slow
+
     async def check(self, request: HTTPConnection, token: str) -> bool:
         """Whether this is the admin token; also False where too many tokens are being checked to check this one."""
         shown = {"authorization": f"Bearer {token}"}
@@ -130,18 +143,25 @@ class Access:
         return f"{content}.{_mac(key, content)}"
 
     def end(self, request: HTTPConnection) -> None:
-        """Take a session back, in this process; its cookie goes everywhere."""
-        self._ended.append(request.cookies.get(SESSION, ""))
+        """Take a session back, in all workers. Writes a file: run it in a thread."""
+        gateway = self._gateway
+        content = request.cookies.get(SESSION, "").rpartition(".")[0]
+        try:
+            self._ended.add(gateway.serving.config.home, content, gateway.now())
+        except (OSError, TracerError) as error:
+            log.error("a session ended in one worker alone: %s", type(error).__name__)
 
     def _opened(self, cookie: str) -> tuple[str, bytes] | None:
         content, _, given = cookie.rpartition(".")
         until, _, nonce = content.partition(".")
-        if not nonce or not until.isascii() or not until.isdigit() or len(cookie) > 200 or cookie in self._ended:
+        if not nonce or not until.isascii() or not until.isdigit() or len(cookie) > 200:
             return None
         key = self._key(make=False)
         if key is None or not hmac.compare_digest(given.encode(), _mac(key, content).encode()):
             return None
-        return (nonce, key) if int(until) > self._gateway.now() else None
+        if int(until) <= self._gateway.now() or self._ended.holds(self._gateway.serving.config.home, content):
+            return None
+        return nonce, key
 
     def _key(self, *, make: bool) -> bytes | None:
         admin = self._gateway.serving.config.admin
