@@ -119,6 +119,10 @@ class Looks:
         tracks = [self._track(line) for line in lines]
         return [await self._soon(track, self._anew, _TEND_S) for track in tracks]
 
+    async def render(self, work: Callable[[], str]) -> str:
+        """Make a page in a thread of these."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
     def forget(self, name: str) -> None:
         """Look anew at the next chance: something was switched."""
         track = self._tracks.get(name)
