@@ -33,7 +33,3 @@ class Rendered:
             if self._pages.get(key) == (at, page):
                 del self._pages[key]
             raise
-
-    def forget(self) -> None:
-        """Make all anew: something was switched."""
-        self._pages.clear()

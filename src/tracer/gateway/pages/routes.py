@@ -99,7 +99,8 @@ class Pages:
         """A page; a stranger's is the same for all of them, and kept for a moment."""
         if visitor.texts or visitor.admin:
             return await make()
-        return await self._rendered.of((id(self._gateway.serving), visitor, *key), make)
+        state = id(self._gateway.serving), (await self._gateway.looks()).n_forgotten
+        return await self._rendered.of((*state, visitor, *key), make)
 
     async def _report(self, request: Request, visitor: Visitor) -> Response:
         line = self._line(request)
@@ -169,7 +170,6 @@ class Pages:
         off = given.get("off") != "0"
         await asyncio.to_thread(self._gateway.switch_off, off)
         log.warning("switched %s by an admin", "off: everything goes to the teachers" if off else "on")
-        self._rendered.forget()
         for name in self._gateway.serving.lines:
             (await self._gateway.looks()).forget(name)
         return _see("/?done=off" if off else "/?done=on")
@@ -197,7 +197,6 @@ class Pages:
         except TracerError as error:
             return await self._task_page(request, visitor, str(error), 409)
         log.warning("%s by an admin on the page: task %s", what, line.task.name)
-        self._rendered.forget()
         (await self._gateway.looks()).forget(line.task.name)
         return _see(f"/tasks/{line.task.name}?done={what}")
 
