@@ -106,6 +106,8 @@ class Looks:
     def __init__(self, now: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
         self._now, self._clock = now, clock
         self._tracks: dict[str, _Track] = {}
+        self.n_forgotten = 0
+        """Grows with each `forget`: pages made before it are out of date."""
         # Threads of its own: a database that hangs must take none from those that decide.
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="tracer-page")
 
@@ -127,8 +129,13 @@ class Looks:
         tracks = [self._track(line) for line in lines]
         return [await self._soon(track, self._anew, _TEND_S) for track in tracks]
 
+    async def render(self, work: Callable[[], str]) -> str:
+        """Make a page in a thread of these."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
     def forget(self, name: str) -> None:
         """Look anew at the next chance: something was switched."""
+        self.n_forgotten += 1
         track = self._tracks.get(name)
         if track is not None:
             track.read_at = -1e9

@@ -16,6 +16,7 @@ from tracer.errors import TracerError
 from tracer.flywheel import switching
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.pages.access import SESSION, SESSION_S, Access, Visitor, secure
+from tracer.gateway.pages.rendered import Rendered
 from tracer.gateway.reading import TooLargeError, read_body
 from tracer.gateway.relaying import ClientGoneError
 from tracer.gateway.serving import Gateway
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tracer.gateway")
 
+STRANGER_S = 3.0
+"""Seconds that a page is kept for those who are not logged in."""
 _FORM = 8 * 1024
 _PATIENCE_S = 1.5
 _WRITING = "It reads all stored traces, beside the requests. This page opens it as soon as it is there."
@@ -39,6 +42,7 @@ class Pages:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway, self.access = gateway, Access(gateway)
+        self._rendered = Rendered(STRANGER_S)
 
     def routes(self) -> list[Route]:
         """What there is."""
@@ -61,24 +65,42 @@ class Pages:
     # What is shown.
 
     async def _overview(self, request: Request, visitor: Visitor) -> Response:
-        gateway = self._gateway
-        looks = await (await gateway.looks()).of(gateway.serving.lines.values())
-        found = await _views().proposals_of(gateway)
-        return _page(_views().overview(gateway, looks, found, visitor, request.query_params.get("done", "")))
+        gateway, done = self._gateway, request.query_params.get("done", "")
+
+        async def make() -> str:
+            looks = await gateway.looks()
+            known = await looks.of(gateway.serving.lines.values())
+            found = await _views().proposals_of(gateway)
+            return await looks.render(lambda: _views().overview(gateway, known, found, visitor, done))
+
+        return _page(await self._made(visitor, ("/", done in _views().DONE and done), make))
 
     async def _task(self, request: Request, visitor: Visitor) -> Response:
         return await self._task_page(request, visitor)
 
     async def _task_page(self, request: Request, visitor: Visitor, problem: str = "", status: int = 200) -> Response:
         gateway, line = self._gateway, self._line(request)
-        looks = await gateway.looks()
-        (look,) = await looks.of([line])
-        texts = await looks.texts(line) if visitor.texts else None
-        span = request.query_params.get("range", "7d")
-        span = span if span in look.ranges else "7d"
-        done = request.query_params.get("done", "")
-        page = _views().task_page(gateway, line, look, texts, visitor, span=span, done=done, problem=problem)
-        return _page(page, status)
+        span, done = request.query_params.get("range", "7d"), request.query_params.get("done", "")
+        span = span if span in _views().RANGES else "7d"
+
+        async def make() -> str:
+            looks = await gateway.looks()
+            (look,) = await looks.of([line])
+            texts = await looks.texts(line) if visitor.texts else None
+            shown = span if span in look.ranges else "7d"
+            return await looks.render(
+                lambda: _views().task_page(gateway, line, look, texts, visitor, span=shown, done=done, problem=problem)
+            )
+
+        key = line.task.name, span, done in _views().DONE and done
+        return _page(await self._made(visitor, key, make), status)
+
+    async def _made(self, visitor: Visitor, key: tuple[object, ...], make: Callable[[], Awaitable[str]]) -> str:
+        """A page; a stranger's is the same for all of them, and kept for a moment."""
+        if visitor.texts or visitor.admin:
+            return await make()
+        state = id(self._gateway.serving), (await self._gateway.looks()).n_forgotten
+        return await self._rendered.of((*state, visitor, *key), make)
 
     async def _report(self, request: Request, visitor: Visitor) -> Response:
         line = self._line(request)
