@@ -116,6 +116,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_written_is_lost(known: 
             assert running.ready()
             assert running.metric("tracer_requests_total") <= len(answered) + len(failed)
         assert running.process.returncode == 0
+    assert f"listening on {running.url}, with 2 workers" in (tmp_path / "log").read_text()
     after = written(home)
     assert before <= after
     lost = [at for at, id_ in answered if id_ not in after]

@@ -22,6 +22,7 @@ from tracer.gateway.discovery import Discovery
 from tracer.gateway.headers import Auth
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.metrics import Metrics
+from tracer.gateway.modes import tell_apart
 from tracer.gateway.pooling import Pool
 from tracer.gateway.retrying import Retries
 from tracer.gateway.settings import GatewayConfig, TaskConfig, Upstream
@@ -136,6 +137,7 @@ class Serving:
                 if line not in old.values():
                     line.close(0.0)
             raise
+        tell_apart(config)
         return cls(
             config,
             TaskSet(config.tasks),
@@ -340,7 +342,7 @@ class Gateway:
             try:
                 await asyncio.to_thread(pool.publish, self._exposition())
                 if await asyncio.to_thread(pool.asked):
-                    await reloading.reload_logged(self._reload, "another worker was told to")
+                    await reloading.reload_logged(self._reload, "a worker was told to")
             except (TracerError, OSError) as error:
                 log.warning("what the workers share cannot be used: %s", type(error).__name__)
             await asyncio.sleep(_SHARE_S)
