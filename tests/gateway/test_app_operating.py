@@ -320,6 +320,28 @@ def test_a_dry_run_checks_and_shows_no_secret(tmp_path: Path) -> None:
     assert "taskz" in done.stderr
 
 
+def test_an_outage_is_told_to_the_log_and_to_clients(
+    known: Known, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place(known.home, tmp_path, PLAIN)
+    caplog.set_level(logging.INFO, "tracer.gateway")
+    with Standin() as api, serve(settings(api.url, tmp_path), tmp_path) as served:
+        for _ in range(5):
+            api.misbehave(Fault("status", status=500))
+            assert served.post(asked(known.left[0])).status_code == 500
+        left = served.post(asked(known.left[0]))
+        assert left.status_code == 503
+        told = left.json()["error"]["message"]
+        assert told == f"upstream 'main' is left alone after failures; try again in {left.headers['retry-after']} s"
+        assert httpx2.get(served.url + "/health").json()["upstreams"] == {"main": "open"}
+    lines = [json.loads(one.getMessage()) for one in caplog.records if one.name == "tracer.gateway.requests"]
+    assert [(line["upstream"], line["error"]) for line in lines] == [("main", "status")] * 5 + [
+        ("main", "breaker_open")
+    ]
+    warned = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert warned == ["upstream main: left alone for 15 s after 5 failures"]
+
+
 def test_sigterm_ends_what_runs_and_writes_what_waits(known: Known, tmp_path: Path) -> None:
     place(known.home, tmp_path, PLAIN)
     with socket.socket() as free:

@@ -179,9 +179,10 @@ def test_workers_start_where_a_gateway_of_one_process_has_just_ended() -> None:
             accepted, _ = server.accept()
             accepted.close()  # first, so that it is this side that waits in TIME_WAIT
             assert client.recv(1) == b""
-    with pytest.raises(OSError, match="in use"), closing(socket.socket()) as probe:
+    with closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        probe.bind(("127.0.0.1", port))
+        with pytest.raises(OSError, match="in use"):
+            probe.bind(("127.0.0.1", port))
     sockets = bound("127.0.0.1", port, 2)
     try:
         for one in sockets:

@@ -146,7 +146,7 @@ def server(gateway: Gateway, host: str, port: int) -> Server:
 
 
 class Server(uvicorn.Server):
-    """As uvicorn's, but that a SIGTERM after which all was ended in order is no end by a signal: the exit status is 0."""
+    """As uvicorn's, but that a SIGTERM after which all ended in order is no end by a signal: the exit status is 0."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
