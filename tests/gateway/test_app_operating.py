@@ -71,9 +71,17 @@ def test_keys_open_their_tasks_and_no_others(known: Known, tmp_path: Path) -> No
 """
     other = {"model": "gpt-x", "messages": [{"role": "user", "content": "hello"}]}
     with Standin() as api, serve(settings(api.url, tmp_path, more=keys), tmp_path) as served:
-        assert served.post(asked(text)).status_code == 401
-        assert served.post(asked(text), authorization="Bearer wrong").status_code == 401
-        assert served.post({}, "/v1/classify").status_code == 401
+        unknown = served.post(asked(text))
+        wrong, elsewhere = (
+            served.post(*one, authorization="Bearer wrong") for one in ((asked(text),), ({}, "/v1/classify"))
+        )
+        assert [one.status_code for one in (unknown, wrong, elsewhere)] == [401] * 3
+        assert unknown.json()["error"]["message"] == "no key of this gateway was shown"
+        for one in (wrong, elsewhere):
+            assert one.json()["error"]["message"] == "the key that was shown is not one of this gateway"
+        assert (wrong.headers["x-tracer-decision"], wrong.headers["x-tracer-reason"]) == ("refused", "no_key")
+        counted = 'tracer_requests_total{decision="refused",reason="no_key",task=""} 2.0'
+        assert until(lambda: counted in httpx2.get(served.url + "/metrics").text)
         assert httpx2.get(served.url + "/v1/models").status_code == 401
         for shown in ({"authorization": "Bearer key-of-desk"}, {"x_api_key": "key-of-desk"}):
             response = served.post(asked(text), **shown)
@@ -88,6 +96,7 @@ def test_keys_open_their_tasks_and_no_others(known: Known, tmp_path: Path) -> No
         answers = [served.post(asked(text), authorization="Bearer key-of-slow") for _ in range(2)]
         assert [answer.status_code for answer in answers] == [200, 429]
         assert answers[1].headers["retry-after"] == "2"
+        assert (answers[1].headers["x-tracer-decision"], answers[1].headers["x-tracer-reason"]) == ("refused", "rate")
         assert answers[1].json()["error"]["type"] == "rate_limit_error"
         messages = served.post(other, "/v1/messages", anthropic_version="2023-06-01")
         assert messages.json()["type"] == "error"

@@ -70,7 +70,9 @@ class Admin:
             return _problem(429, "too many unknown tokens")
         if known is None:
             return _problem(404, "no admin token is set")
-        return None if known else _problem(401, "the admin token was not shown")
+        shown = request.headers.get("authorization")
+        told = "the token that was shown is not the admin's" if shown else "the admin token was not shown"
+        return None if known else _problem(401, told)
 
     async def _tasks(self, _: Request) -> Any:
         lines = self._gateway.serving.lines.values()

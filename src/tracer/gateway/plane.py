@@ -72,6 +72,8 @@ class Plane:
         try:
             await self._serve(one, known=codec is not None)
         except RefusedError as refused:
+            if refused.reason is not None:
+                one.decision, one.reason = "refused", refused.reason
             await self._refuse(one, refused.status, str(refused), refused.more)
         except SlowBodyError:
             if one.status:
