@@ -173,7 +173,11 @@ def test_an_admin_switches_policies(known: Known, tmp_path: Path) -> None:
         assert told["history"][-4]["note"] == "look first"
 
         assert until(lambda: decision(served, text) == "handled")
-        assert admin(served, "POST", "off").json() == {"off": True}
+        assert [admin(served, "POST", "off", body).status_code for body in (None, {}, {"off": "no"})] == [400] * 3
+        assert httpx2.get(served.url + "/health").json()["off"] is False
+        for _ in range(2):
+            assert admin(served, "POST", "off", {"off": True}).json() == {"off": True}
+        assert httpx2.get(served.url + "/health").json()["off"] is True
         response = served.post(asked(text))
         assert (response.headers["x-tracer-decision"], response.headers["x-tracer-reason"]) == (
             "deferred",
@@ -181,6 +185,9 @@ def test_an_admin_switches_policies(known: Known, tmp_path: Path) -> None:
         )
         assert admin(served, "POST", "off", {"off": False}).status_code == 200
         assert decision(served, text) == "handled"
+        history = admin(served, "GET", "policies/desk").json()["history"]
+        assert [event["event"] for event in history][-3:] == ["rollback", "off", "on"]
+        assert httpx2.get(served.url + "/health").json()["off"] is False
 
         assert admin(served, "POST", "policies/desk/promote", {"version": "v0009"}).status_code == 400
         assert admin(served, "POST", "policies/desk/promote", {}).status_code == 400

@@ -112,9 +112,9 @@ class Admin:
         return self._switched(line, "pause", None)
 
     async def _off(self, request: Request) -> Any:
-        off = (await _asked(request)).get("off", True)
+        off = (await _asked(request)).get("off")
         if not isinstance(off, bool):
-            raise ConfigError("off must be true or false")
+            raise ConfigError('off must be true or false: {"off": true} sends everything to the teachers')
         failed = await asyncio.to_thread(self._gateway.switch_off, off)
         log.warning("switched %s by an admin", "off: everything goes to the teachers" if off else "on")
         return {"off": off} | ({"failed": failed} if failed else {})

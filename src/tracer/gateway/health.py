@@ -41,7 +41,8 @@ class Health:
         }
         # An upstream that is down is reported, and is no reason to restart this process.
         config = "outdated" if self._gateway.outdated else "in force"
-        told = {"status": "ok", "config": config, "tasks": tasks, "upstreams": serving.chains.breakers}
+        off = self._gateway.switch.is_off(serving.config.home)
+        told = {"status": "ok", "config": config, "off": off, "tasks": tasks, "upstreams": serving.chains.breakers}
         return JSONResponse(told)
 
     async def _metrics(self, request: Request) -> Response:
