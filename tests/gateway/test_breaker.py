@@ -16,7 +16,7 @@ class Clock:
 
 def given(**settings: float) -> tuple[Breaker, Clock]:
     clock = Clock()
-    return Breaker(BreakerSettings(**settings), clock), clock  # type: ignore[arg-type]
+    return Breaker(BreakerSettings(**settings), clock, "main"), clock  # type: ignore[arg-type]
 
 
 def state_of(breaker: Breaker) -> str:
@@ -109,3 +109,21 @@ def test_a_cut_after_success_counts_as_a_failure() -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         BreakerSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_every_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    breaker, clock = given(failures=2)
+    for _ in range(2):
+        permit(breaker).failed()
+    assert breaker.admit() is None
+    clock.now += 15.0
+    permit(breaker).given_up()
+    permit(breaker).failed()
+    clock.now += 15.0
+    permit(breaker).succeeded()
+    permit(breaker).succeeded()
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "upstream main: left alone for 15 s after 2 failures"),
+        ("WARNING", "upstream main: left alone for 15 s more"),
+        ("WARNING", "upstream main answers again"),
+    ]

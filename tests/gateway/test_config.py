@@ -87,7 +87,11 @@ def test_the_defaults_are_safe() -> None:
     [
         ("", "tracer.yaml: is empty"),
         ("home: x", "tracer.yaml: upstreams: there must be at least one"),
+        ("home: x\nupstreams: {}", "tracer.yaml:2: upstreams = {...}: there must be at least one"),
         ("a: [", "tracer.yaml:1: is no YAML: expected the node content"),
+        ("a: {b: 1, c: 2\nd: 3", "tracer.yaml:2: is no YAML: expected ',' or '}', but got ':'"),
+        ("a: [b\nc: d}", "tracer.yaml:2: is no YAML: expected ',' or ']', but got ':'"),
+        ("a: *secret-name", "tracer.yaml:1: is no YAML: found undefined alias ***"),
         ("- a", "tracer.yaml:1:  = [...]: must be a mapping"),
         (UP + "tasks:\n  desk:\n    traget: 0.9", "tracer.yaml:4: tasks.desk.traget = 0.9: is no setting of a task; did you mean 'target'?"),
         (UP + "lisen: {port: 1}", "tracer.yaml:2: lisen = {...}: is no setting of the gateway; did you mean 'listen'?"),

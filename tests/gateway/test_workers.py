@@ -23,6 +23,7 @@ from tests.gateway.conftest import Known
 from tests.gateway.serving import CHAT, asked, place, settings
 from tests.gateway.standin import Standin
 from tests.gateway.test_app_operating import ADMIN, digest, until
+from tracer.gateway.workers import bound
 from tracer.policies.serving_settings import ServingSettings
 from tracer.traces.store import TraceStore
 
@@ -123,6 +124,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_written_is_lost(known: 
             assert running.ready()
             assert running.metric("tracer_requests_total") <= len(answered) + len(failed)
         assert running.process.returncode == 0
+    assert f"listening on {running.url}, with 2 workers" in (tmp_path / "log").read_text()
     after = written(home)
     assert before <= after
     lost = [at for at, id_ in answered if id_ not in after]
@@ -205,3 +207,26 @@ def test_a_home_that_cannot_be_made_ends_the_start(n: int, tmp_path: Path) -> No
     command = [sys.executable, "-m", "tracer.cli", "serve", "-c", str(config), "--port", "0", "--workers", str(n)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1, done.stderr
+
+
+def test_workers_start_where_a_gateway_of_one_process_has_just_ended() -> None:
+    with closing(socket.socket()) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        with closing(socket.create_connection(("127.0.0.1", port))) as client:
+            accepted, _ = server.accept()
+            accepted.close()  # first, so that it is this side that waits in TIME_WAIT
+            assert client.recv(1) == b""
+    with closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        with pytest.raises(OSError, match="in use"):
+            probe.bind(("127.0.0.1", port))
+    sockets = bound("127.0.0.1", port, 2)
+    try:
+        for one in sockets:
+            one.listen()
+    finally:
+        for one in sockets:
+            one.close()

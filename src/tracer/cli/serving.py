@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import typer
 from tracer.cli import options
 from tracer.cli.common import errors_as_exits, escape, out, print_json
 from tracer.errors import MissingExtraError
+
+log = logging.getLogger("tracer.gateway")
 
 _WRITING_S = 20.0
 """Seconds that a worker has, once its requests are over, to write what waits."""
@@ -58,6 +61,9 @@ def serve(
         if place is None and n > 1:
             serving.Chains(pool.shared_out(known, n))  # what is wrong with the settings shows here, once
             sockets = pool.bound(at, at_port, n)
+            # Workers are given their sockets, and do not know the address.
+            name, number = f"[{at}]" if ":" in at else at, sockets[0].getsockname()[1]
+            log.info("listening on http://%s:%d, with %d workers", name, number, n)
             command = (sys.executable, "-P", "-m", "tracer.cli", *sys.argv[1:])
             raise typer.Exit(pool.Supervisor(command, sockets, grace_s=app.DRAIN_S + _WRITING_S, settings=text).run())
 

@@ -70,7 +70,9 @@ class Admin:
             return _problem(429, "too many unknown tokens")
         if known is None:
             return _problem(404, "no admin token is set")
-        return None if known else _problem(401, "the admin token was not shown")
+        shown = request.headers.get("authorization")
+        told = "the token that was shown is not the admin's" if shown else "the admin token was not shown"
+        return None if known else _problem(401, told)
 
     async def _tasks(self, _: Request) -> Any:
         lines = self._gateway.serving.lines.values()
@@ -110,9 +112,9 @@ class Admin:
         return self._switched(line, "pause", None)
 
     async def _off(self, request: Request) -> Any:
-        off = (await _asked(request)).get("off", True)
+        off = (await _asked(request)).get("off")
         if not isinstance(off, bool):
-            raise ConfigError("off must be true or false")
+            raise ConfigError('off must be true or false: {"off": true} sends everything to the teachers')
         failed = await asyncio.to_thread(self._gateway.switch_off, off)
         log.warning("switched %s by an admin", "off: everything goes to the teachers" if off else "on")
         return {"off": off} | ({"failed": failed} if failed else {})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 from starlette.applications import Starlette
@@ -129,7 +130,7 @@ _OWN = (
 _NATIVE = frozenset(path for path, _ in _OWN)
 
 
-def server(gateway: Gateway, host: str, port: int) -> uvicorn.Server:
+def server(gateway: Gateway, host: str, port: int) -> Server:
     """A server of one process. On SIGTERM it takes no new request, ends those that run, and writes what waits.
 
     Raises ConfigError for an address that others can reach without a key.
@@ -141,7 +142,19 @@ def server(gateway: Gateway, host: str, port: int) -> uvicorn.Server:
         lifespan="on", ws="none", server_header=False, date_header=False, proxy_headers=False,
         timeout_graceful_shutdown=DRAIN_S,
     )  # fmt: skip
-    return uvicorn.Server(config)
+    return Server(config)
+
+
+class Server(uvicorn.Server):
+    """As uvicorn's, but that a SIGTERM after which all ended in order is no end by a signal: the exit status is 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take signals until the server ends; those that are left are raised then."""
+        with super().capture_signals():
+            yield
+            if self.started and not self.force_exit:
+                self._captured_signals[:] = [one for one in self._captured_signals if one != signal.SIGTERM]
 
 
 def _protocol() -> type[asyncio.Protocol]:

@@ -14,7 +14,7 @@ from tracer.errors import ConfigError
 from tracer.gateway.checking import Bucket, SlowChecks, UncheckedError
 from tracer.gateway.settings import GatewayConfig, Key
 
-__all__ = ["KEY", "Bucket", "Caller", "Gate", "UncheckedError", "check_bind", "source_of"]
+__all__ = ["KEY", "Bucket", "Caller", "Gate", "UncheckedError", "check_bind", "source_of", "told_unknown"]
 
 KEY = "x-tracer-key"
 """Header of a key where ``authorization`` holds the upstream's own."""
@@ -152,6 +152,13 @@ class Gate:
                 self._shown = {one: True for one, yes in self._shown.items() if yes}
             self._shown[seen] = good
         return self._shown[seen]
+
+
+def told_unknown(headers: Mapping[str, str]) -> str:
+    """What a stranger is told: whether a key was shown at all is half of what there is to find out."""
+    if any(_bare(headers.get(header, "")) for header in _SHOWN_IN):
+        return "the key that was shown is not one of this gateway"
+    return "no key of this gateway was shown"
 
 
 def source_of(scope: Mapping[str, Any]) -> str:

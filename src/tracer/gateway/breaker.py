@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from tracer.errors import ConfigError
+
+log = logging.getLogger("tracer.gateway")
 
 State = Literal["closed", "open", "half_open"]
 
@@ -66,11 +69,11 @@ class Breaker:
     """``closed``: all pass. ``open``: none. ``half_open``, after ``open_s``: one at a time, whose result decides.
 
     Results of requests that began before the state last changed say nothing about it now, and are left out.
-    ``clock`` gives seconds that never go back. For one event loop, or one thread.
+    ``clock`` gives seconds that never go back. Changes are logged under ``name``. For one event loop, or one thread.
     """
 
-    def __init__(self, settings: BreakerSettings, clock: Callable[[], float]) -> None:
-        self._settings, self._clock = settings, clock
+    def __init__(self, settings: BreakerSettings, clock: Callable[[], float], name: str = "") -> None:
+        self._settings, self._clock, self._name = settings, clock, name
         self._slices: deque[list[int]] = deque()  # [number of the slice, results, failures]
         self._in_a_row = 0
         self._opened: float | None = None
@@ -105,6 +108,10 @@ class Breaker:
             return
         if self._opened is not None:
             self._trial = False
+            if good:
+                log.warning("upstream %s answers again", self._name)
+            elif good is not None:
+                log.warning("upstream %s: left alone for %g s more", self._name, self._settings.open_s)
             if good is not None:
                 self._turn(None if good else self._clock())
         elif good is not None:
@@ -123,6 +130,7 @@ class Breaker:
             return
         n, n_failed = (sum(one[i] for one in self._slices) for i in (1, 2))
         if self._in_a_row >= set_.failures or (n >= set_.least and n_failed >= set_.share * n):
+            log.warning("upstream %s: left alone for %g s after %d failures", self._name, set_.open_s, n_failed)
             self._turn(self._clock())
 
     def _turn(self, opened: float | None) -> None:

@@ -76,8 +76,10 @@ def parse(content: str, environ: Mapping[str, str], *, source: str = "tracer.yam
     """The settings in a document. A relative ``home`` is relative to the working folder. Raises ConfigError."""
     root = parsed(content, source, environ)
     top = root.mapping("the gateway", _TOP)
-    if "upstreams" not in top or not (named := top["upstreams"].entries()):
+    if "upstreams" not in top:
         raise ConfigError(f"{source}: upstreams: there must be at least one")
+    if not (named := top["upstreams"].entries()):
+        top["upstreams"].fail("there must be at least one")
     upstreams = tuple(_upstream(name, node, tuple(named)) for name, node in named.items())
     _check_alike(upstreams, named)
     tasks = tuple(_task(_named(n, node), node, upstreams) for n, node in _entries(top.get("tasks")))

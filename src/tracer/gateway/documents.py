@@ -16,7 +16,8 @@ from tracer.gateway.credentials import HIDDEN, Secret
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}|os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 _SECRET_KEY = re.compile(r"(?i)key|secret|token|passw|auth|credential|hash|database|url|sha256|scrypt")
 _SECRET_LIKE = re.compile(r"(?i)^(sk|pk|tr|ghp|xox)[-_]|bearer |://[^/]*@|[A-Za-z0-9+/_=-]{24}")
-_QUOTED = re.compile(r"'[^'<]{2,}'")
+_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
+"""What YAML's parser quotes: single characters and kinds of tokens, ``<...>``, which are its own words, or content."""
 _SHOWN = 60
 
 
@@ -168,6 +169,11 @@ class Node:
         return written if len(written) <= _SHOWN else written[: _SHOWN - 3] + "..."
 
 
+def _own(quoted: re.Match[str]) -> str:
+    inner = quoted[0][1:-1]
+    return quoted[0] if len(inner) <= 1 or inner.startswith("<") else HIDDEN
+
+
 def parsed(content: str, source: str, environ: Mapping[str, str]) -> Node:
     """The root of a YAML document. Raises ConfigError with the line, without the content."""
     try:
@@ -175,7 +181,7 @@ def parsed(content: str, source: str, environ: Mapping[str, str]) -> Node:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = "" if mark is None else f":{mark.line + 1}"
-        raise ConfigError(f"{source}{where}: is no YAML: {_QUOTED.sub(HIDDEN, error.problem or '')}") from None
+        raise ConfigError(f"{source}{where}: is no YAML: {_QUOTED.sub(_own, error.problem or '')}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{source}: is no YAML: {type(error).__name__}") from None
     if root is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tracer.gateway import scoped
-from tracer.gateway.auth import UncheckedError, source_of
+from tracer.gateway.auth import UncheckedError, source_of, told_unknown
 from tracer.gateway.deciding import MODES
 from tracer.gateway.exchanges import Exchange
 from tracer.gateway.reading import Pieces, SlowBodyError, TooLargeError, read_body
@@ -14,15 +14,20 @@ from tracer.gateway.retrying import asks_a_model
 __all__ = ["MODE", "RefusedError", "admit", "check_reach", "take_body"]
 
 MODE = "x-tracer-mode"
+_REASONS = {
+    401: "no_key", 403: "beyond_key", 404: "no_path", 405: "no_path", 408: "slow_body", 413: "too_large", 429: "rate",
+    503: "busy",
+}  # fmt: skip
 _OF_PROXIES = frozenset({"CONNECT", "TRACE"})
 
 
 class RefusedError(Exception):
-    """A request that is not answered; with the status, and headers that say more."""
+    """A request that is not answered; with the status, and headers that say more. ``reason`` is a word for what the
+    gateway itself refuses, None where the request is at fault."""
 
     def __init__(self, status: int, message: str, more: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.status, self.more = status, more
+        self.status, self.more, self.reason = status, more, _REASONS.get(status)
 
 
 async def admit(one: Exchange) -> None:
@@ -39,7 +44,7 @@ async def admit(one: Exchange) -> None:
     except UncheckedError as error:
         raise RefusedError(429, "too many unknown keys", {"retry-after": str(int(error.wait) + 1)}) from None
     if caller is None:
-        raise RefusedError(401, "no key of this gateway was shown")
+        raise RefusedError(401, told_unknown(one.headers))
     one.caller = caller
     if (wait := gate.wait(caller)) > 0.0:
         raise RefusedError(429, "too many requests", {"retry-after": str(max(1, round(wait + 0.5)))})

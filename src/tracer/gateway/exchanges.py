@@ -47,6 +47,8 @@ class Exchange:
     version: str | None = None
     verdict: Verdict | None = None
     answered_by: str = ""
+    failed: tuple[str, str] | None = None
+    """The upstream that failed last, and its kind of fault."""
     asked: bool = True
     filtered: bool = False
     whole: bool = True

@@ -42,8 +42,9 @@ class Health:
         # An upstream that is down is reported, and is no reason to restart this process.
         config = "outdated" if self._gateway.outdated else "in force"
         running, wanted = self._gateway.workers
-        told = {"status": "ok", "config": config, "tasks": tasks, "upstreams": serving.chains.breakers}
-        return JSONResponse({**told, "workers": {"running": running, "of": wanted}})
+        told = {"status": "ok", "config": config, "off": self._gateway.switch.is_off(serving.config.home)}
+        told |= {"tasks": tasks, "upstreams": serving.chains.breakers, "workers": {"running": running, "of": wanted}}
+        return JSONResponse(told)
 
     async def _metrics(self, request: Request) -> Response:
         gate = self._gateway.serving.gate

@@ -47,6 +47,8 @@ _PATIENCE_S = 10.0
 """How long a store is waited for; the recorder tries again, and longer waits would hold up a stop."""
 _DECAY = 0.01
 """Weight of the newest call in the running means of tokens."""
+_NEWEST = 1_000
+"""Numbers of traces whose tokens the means begin with."""
 
 
 @dataclass(slots=True)
@@ -95,6 +97,9 @@ class TaskLine:
         self.calls = OpenCalls(self.home, task.label_wait_s, on_disk=task.capture != "features")
         self._costs: OrderedDict[str, _Cost] = OrderedDict()
         self._likes: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        # Else nothing would be known to be saved until a teacher answers; no start is to wait for it.
+        self._remembering = threading.Thread(target=self._remember, name="tracer-tokens", daemon=True)
+        self._remembering.start()
 
     @property
     def store(self) -> TraceStore:
@@ -180,6 +185,23 @@ class TaskLine:
         known.n_in += _DECAY * (new[0] - known.n_in)
         known.n_out += _DECAY * (new[1] - known.n_out)
 
+    def _remember(self) -> None:
+        """Begin the means of tokens with those of the newest traces; what was learned meanwhile stays."""
+        if self._store is None:
+            return
+        try:
+            with self._store.recent() as recent:
+                found = recent.tokens(_NEWEST)
+        except (TracerError, OSError) as error:
+            log.warning("what calls of task %s cost is not known yet: %s", self.task.name, type(error).__name__)
+            return
+        for one in found[-_TEACHERS:]:
+            if one.teacher is not None and len(one.teacher) <= _NAME:
+                price = price_of(one.teacher)
+                self._costs.setdefault(
+                    one.teacher, _Cost(price, one.input_tokens / one.n_usage, one.output_tokens / one.n_usage)
+                )
+
     def saved_usd(self, teacher: str) -> Decimal | None:
         """Dollars of an average call of a teacher at list prices; None before its tokens and price are known."""
         known = self._costs.get(teacher)
@@ -220,6 +242,7 @@ class TaskLine:
 
         Traces first, then tallies; a store that is locked does not hold the process up for longer than this.
         """
+        self._remembering.join(_LAST_S)
         done = self.recorder.close(timeout_s)
         self.calls.close()
         last = threading.Thread(target=self._last, name="tracer-tallies", daemon=True)

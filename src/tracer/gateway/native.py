@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from tracer.errors import CodecError, RouteError, StoreError
 from tracer.gateway import labelling
-from tracer.gateway.auth import Caller, UncheckedError, source_of
+from tracer.gateway.auth import Caller, UncheckedError, source_of, told_unknown
 from tracer.gateway.codecs import CODECS
 from tracer.gateway.codecs.bodies import read_object
 from tracer.gateway.deciding import MODES, Verdict, decide_many
@@ -192,7 +192,7 @@ class Native:
             wait = {"retry-after": str(int(error.wait) + 1)}
             raise _Refusal(429, "too many unknown keys", wait) from None
         if caller is None:
-            raise _Refusal(401, "no key of this gateway was shown")
+            raise _Refusal(401, told_unknown(request.headers))
         return caller
 
     def _paced(self, caller: Caller) -> None:

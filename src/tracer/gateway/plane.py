@@ -32,7 +32,17 @@ from tracer.gateway.replies import Reply
 from tracer.gateway.serving import Gateway
 from tracer.gateway.speaking import misdirects
 from tracer.gateway.targets import TargetError
-from tracer.gateway.translating import STATUS, Said, Translation, filtered, fitted, heard, parts_of, translation
+from tracer.gateway.translating import (
+    STATUS,
+    Said,
+    Translation,
+    filtered,
+    fitted,
+    heard,
+    parts_of,
+    translation,
+    unanswered,
+)
 from tracer.gateway.upstream import Body, Chain
 from tracer.types import Usage
 
@@ -62,6 +72,8 @@ class Plane:
         try:
             await self._serve(one, known=codec is not None)
         except RefusedError as refused:
+            if refused.reason is not None:
+                one.decision, one.reason = "refused", refused.reason
             await self._refuse(one, refused.status, str(refused), refused.more)
         except SlowBodyError:
             if one.status:
@@ -177,8 +189,7 @@ class Plane:
             self._broke(one, error, counted=error.kind != "busy")
             if one.status == 0 and not await self._degraded(one):
                 more = {} if error.retry_after is None else {"retry-after": str(int(error.retry_after) + 1)}
-                what = "has as many requests as may wait" if error.kind == "busy" else "did not answer"
-                await self._refuse(one, STATUS[error.kind], f"upstream {error.upstream!r} {what}", more)
+                await self._refuse(one, STATUS[error.kind], unanswered(error), more)
         except asyncio.CancelledError:
             left = True
             raise
@@ -224,6 +235,8 @@ class Plane:
             readable=one.call is not None, withheld=one.caller.withheld,
         )  # fmt: skip
         one.answered_by = reply.upstream
+        if reply.failure() is not None:
+            one.failed = reply.upstream, "status"
         if one.pieces is not None:
             one.pieces.over.set()
         if one.span is not None:
@@ -231,6 +244,7 @@ class Plane:
         return reply
 
     def _broke(self, one: Exchange, error: UpstreamError, *, counted: bool) -> None:
+        one.failed = error.upstream, error.kind
         if not counted:
             self._gateway.metrics.upstreams.failed(error.upstream, error.kind)
         if one.span is not None:
@@ -356,6 +370,8 @@ class Plane:
                 "policy": policy, "status": one.status, "ms": round(latency * 1e3, 3),
                 "overhead_ms": round(overhead * 1e3, 3), "bytes": one.n_bytes, "key": one.caller.name,
             }  # fmt: skip
+            if one.failed is not None:
+                line["upstream"], line["error"] = one.failed
             log.info("%s", json.dumps(line))
 
 

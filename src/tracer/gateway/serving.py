@@ -22,6 +22,7 @@ from tracer.gateway.discovery import Discovery
 from tracer.gateway.headers import Auth
 from tracer.gateway.lines import TaskLine
 from tracer.gateway.metrics import Metrics
+from tracer.gateway.modes import tell_apart
 from tracer.gateway.pooling import Pool
 from tracer.gateway.retrying import Retries
 from tracer.gateway.settings import GatewayConfig, TaskConfig, Upstream
@@ -140,6 +141,7 @@ class Serving:
             earlier = before.lines.get(name) if before is not None else None
             if earlier is not None and earlier is not line and earlier.home == line.home:
                 line.succeed(earlier)
+        tell_apart(config)
         return cls(
             config,
             TaskSet(config.tasks),
@@ -352,7 +354,7 @@ class Gateway:
                 if (living := await asyncio.to_thread(pool.living)) is not None:
                     self.workers = living
                 if await asyncio.to_thread(pool.asked):
-                    await reloading.reload_logged(self._reload, "another worker was told to")
+                    await reloading.reload_logged(self._reload, "a worker was told to")
             except (TracerError, OSError) as error:
                 log.warning("what the workers share cannot be used: %s", type(error).__name__)
             await asyncio.sleep(_SHARE_S)

@@ -7,7 +7,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from tracer.policies.registry import OFF
+from tracer.errors import TracerError
+from tracer.policies.registry import OFF, PolicyRegistry
+from tracer.serving.states import switched_off
 
 __all__ = ["GatewaySwitch", "TaskSwitch"]
 
@@ -31,8 +33,11 @@ class GatewaySwitch:
         """
         self.thrown = off
         failed = []
+        changed = []
         for name, folder in (("*", home), *tasks):
             try:
+                if (folder / OFF).exists() != off and name != "*":
+                    changed.append((name, folder))
                 if off:
                     if name == "*":
                         folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +49,21 @@ class GatewaySwitch:
                 log.error("the file OFF of %s cannot be turned: %s", name, type(error).__name__)
         # Where the file is there it alone counts: any process may take it away.
         self.thrown = off and "*" in failed
+        for name, folder in changed:  # once all is switched: the history may have to be waited for
+            if name not in failed:
+                _record(name, folder, "off" if off else "on")
         return failed
+
+    def is_off(self, home: Path) -> bool:
+        """Whether everything goes to the teachers in all tasks; ``home`` is the gateway's."""
+        return self.thrown or switched_off() or os.access(home / OFF, os.F_OK)
+
+
+def _record(name: str, home: Path, event: str) -> None:
+    try:
+        PolicyRegistry(home).record(event, note="by the gateway's switch")
+    except (TracerError, OSError) as error:
+        log.error("the history of %s does not say that it was switched: %s", name, type(error).__name__)
 
 
 class TaskSwitch:

@@ -18,7 +18,7 @@ from tracer.gateway.replies import Reply
 from tracer.gateway.serving import Gateway, Serving
 from tracer.gateway.settings import Asking
 from tracer.gateway.tasks import Match, matched
-from tracer.gateway.translating import STATUS, Said, Translation, fitted, heard, native
+from tracer.gateway.translating import STATUS, Said, Translation, fitted, heard, native, unanswered
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Teaching:
             was_asked = error.kind not in ("busy", "breaker_open")
             if error.kind == "busy":
                 self._gateway.metrics.upstreams.failed(error.upstream, error.kind)
-            return Taught(None, STATUS[error.kind], f"upstream {error.upstream!r} did not answer")
+            return Taught(None, STATUS[error.kind], unanswered(error))
         except ValueError as error:
             was_asked = False
             problem = str(error) if isinstance(error, CodecError) else "a header is malformed"

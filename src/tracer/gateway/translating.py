@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tracer.errors import CodecError, UpstreamFault
+from tracer.errors import CodecError, UpstreamError, UpstreamFault
 from tracer.gateway.calls import Call, Scalar, Wire
 from tracer.gateway.codecs import CODECS, PATHS
 from tracer.gateway.codecs.bodies import canonical, dumps
@@ -33,6 +33,15 @@ STATUS: Mapping[UpstreamFault, int] = {
     "timeout": 504, "connect": 502, "cut": 502, "breaker_open": 503, "busy": 503, "status": 502,
 }  # fmt: skip
 """What a client is told of an upstream that gave no answer."""
+
+
+def unanswered(error: UpstreamError) -> str:
+    """The same in words."""
+    if error.kind == "breaker_open":
+        wait = int(error.retry_after or 0.0) + 1
+        return f"upstream {error.upstream!r} is left alone after failures; try again in {wait} s"
+    what = "has as many requests as may wait" if error.kind == "busy" else "did not answer"
+    return f"upstream {error.upstream!r} {what}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ class Client:
     """
 
     def __init__(self, upstream: Upstream, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.upstream, self.breaker = upstream, Breaker(upstream.breaker, clock)
+        self.upstream, self.breaker = upstream, Breaker(upstream.breaker, clock, upstream.name)
         self.clock = clock
         self._base = Base(upstream.base_url, instead=upstream.instead)
         limits = httpx2.Limits(

@@ -8,6 +8,7 @@ the settings that the others serve by, whatever has been written into the file s
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -115,7 +116,7 @@ def bound(host: str, port: int, n: int) -> list[socket.socket]:
             port = probe.getsockname()[1]
         if not hasattr(socket, "SO_REUSEPORT"):
             return [_bound(family, host, port, socket.SO_REUSEADDR)] * n
-        return [_bound(family, host, port, socket.SO_REUSEPORT) for _ in range(n)]
+        return [_shared(family, host, port) for _ in range(n)]
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
 
@@ -277,8 +278,25 @@ class Supervisor:
         self._stop.set()
 
 
-def _bound(family: socket.AddressFamily | int, host: str, port: int, option: int) -> socket.socket:
+def _shared(family: socket.AddressFamily | int, host: str, port: int) -> socket.socket:
+    """One of several sockets on an address."""
+    try:
+        return _bound(family, host, port, socket.SO_REUSEPORT)
+    except OSError as error:
+        # What a gateway of one process has closed of late stands in the way for a minute. Only then: with both options
+        # a second gateway would find the address free until the first one listens.
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return _bound(family, host, port, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+
+
+def _bound(family: socket.AddressFamily | int, host: str, port: int, *options: int) -> socket.socket:
     made = socket.socket(family)
-    made.setsockopt(socket.SOL_SOCKET, option, 1)
-    made.bind((host, port))
+    try:
+        for option in options:
+            made.setsockopt(socket.SOL_SOCKET, option, 1)
+        made.bind((host, port))
+    except BaseException:
+        made.close()
+        raise
     return made

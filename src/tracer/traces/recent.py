@@ -104,6 +104,21 @@ class Recent:
             for at, teacher, n, n_usage, n_in, n_out in self._connection.execute(query)
         ]
 
+    def tokens(self, among: int) -> list[Calls]:
+        """Traces with tokens of the last ``among`` numbers, by teacher, as of one span; who came last comes last."""
+        known = (traces.c.input_tokens.is_not(None), traces.c.output_tokens.is_not(None))
+        n, n_in, n_out = sa.func.count(), sa.func.sum(traces.c.input_tokens), sa.func.sum(traces.c.output_tokens)
+        query = (
+            sa.select(traces.c.teacher, n, n_in, n_out)
+            .where(*self._numbered(self.through - among, self.through), *known)
+            .group_by(traces.c.teacher)
+            .order_by(sa.func.max(traces.c.number))
+        )
+        return [
+            Calls(0, _plain(teacher), int(n), int(n), int(n_in), int(n_out))
+            for teacher, n, n_in, n_out in self._connection.execute(query)
+        ]
+
     def shares(self, span_s: int, since: float, until: float = math.inf) -> list[Share]:
         """Tallies that began at ``since`` or later and before ``until``, by span and policy."""
         span = self._span(traffic.c.started, span_s)
