@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from tracer.gateway.workers import shared_out
 from tracer.pipeline import Certified
 from tracer.traces.digests import digest_of, n_digests
 from tracer.traces.store import TraceStore
-from tracer.types import Dataset, Trace
+from tracer.types import FAILED, Dataset, Trace
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_digests_are_never_taken_for_words(tmp_path: Path, words: CallableEmbedd
 
 
 def test_labels_come_after_a_reload_and_to_one_process(tmp_path: Path, words: CallableEmbedder) -> None:
-    told = [settings("http://127.0.0.1:9", tmp_path, TASK + "\ncallers_label: true")]
+    told = [settings("http://127.0.0.1:9", tmp_path, TASK + "\ncallers_label: true\ncallers_label_within_s: 3")]
     with serve(told[0], tmp_path, reader=lambda: told[0], tend_s=0.1) as served:
         ids = [served.post({"task": "desk", "text": f"text {i}"}, "/v1/classify").json()["id"] for i in range(4)]
         told[0] += "    delta: 0.03\n"
@@ -97,10 +98,12 @@ def test_labels_come_after_a_reload_and_to_one_process(tmp_path: Path, words: Ca
         loop = next(iter(served.gateway._work)).get_loop()
         asyncio.run_coroutine_threadsafe(served.gateway.reload(), loop).result(10.0)
         assert served.gateway.serving.lines["desk"] is not before.lines["desk"]
-        for name in ids:
+        for name in ids[:3]:
             handed = served.post({"task": "desk", "id": name, "label": "sales"}, "/v1/classify/label")
             assert handed.status_code == 200, handed.text
-        assert [trace.text for trace in served.traces()] == [digest_of(f"text {i}") for i in range(4)]
+        time.sleep(4.0)
+        found = [(trace.text, trace.label) for trace in served.traces()]
+        assert found == [(digest_of(f"text {i}"), "sales" if i < 3 else FAILED) for i in range(4)]
     with pytest.raises(ConfigError, match="there must be one worker"):
         shared_out(parse(told[0], {}), 2)
     assert shared_out(parse(told[0].replace("callers_label: true", "callers_label: false"), {}), 2)

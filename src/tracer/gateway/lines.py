@@ -94,6 +94,7 @@ class TaskLine:
             log.warning("the store of task %s cannot be opened yet: %s", task.name, error)
         self.recorder = BatchRecorder(self._write, max_queue=config.limits.queue)
         self._tally: Tally | None = None
+        self._handed_on = False
         self.calls = OpenCalls(self.home, task.label_wait_s, on_disk=task.capture != "features")
         self._costs: OrderedDict[str, _Cost] = OrderedDict()
         self._likes: OrderedDict[tuple[str, str], bytes] = OrderedDict()
@@ -235,7 +236,7 @@ class TaskLine:
     def succeed(self, before: TaskLine) -> None:
         """Go on with the open calls of the task as it was before a reload: their texts may be in memory alone."""
         before.calls.renew(self.task.label_wait_s, on_disk=self.task.capture != "features")
-        self.calls = before.calls
+        self.calls, before._handed_on = before.calls, True
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Write what waits, and let go of the store; False where time ran out.
@@ -244,7 +245,8 @@ class TaskLine:
         """
         self._remembering.join(_LAST_S)
         done = self.recorder.close(timeout_s)
-        self.calls.close()
+        if not self._handed_on:
+            self.calls.close()
         last = threading.Thread(target=self._last, name="tracer-tallies", daemon=True)
         last.start()
         last.join(min(timeout_s, _LAST_S))
