@@ -72,9 +72,8 @@ def test_keys_open_their_tasks_and_no_others(known: Known, tmp_path: Path) -> No
     other = {"model": "gpt-x", "messages": [{"role": "user", "content": "hello"}]}
     with Standin() as api, serve(settings(api.url, tmp_path, more=keys), tmp_path) as served:
         unknown = served.post(asked(text))
-        wrong, elsewhere = (
-            served.post(*one, authorization="Bearer wrong") for one in ((asked(text),), ({}, "/v1/classify"))
-        )
+        wrong = served.post(asked(text), authorization="Bearer wrong")
+        elsewhere = served.post({}, "/v1/classify", authorization="Bearer wrong")
         assert [one.status_code for one in (unknown, wrong, elsewhere)] == [401] * 3
         assert unknown.json()["error"]["message"] == "no key of this gateway was shown"
         for one in (wrong, elsewhere):
