@@ -39,7 +39,7 @@ def test_the_means_begin_with_the_newest_traces(tmp_path: Path, monkeypatch: pyt
     config = parse(settings("http://127.0.0.1:1", tmp_path), {})
     first = TaskLine(config, config.tasks[0])
     given = [("gpt-4o", 9), ("gpt-4o-mini", 9_000), ("gpt-4o-mini", 800), (None, 5), ("gpt-4o-mini", 1_000)]
-    first.store.append([Trace(f"t{i}", "a", "b", teacher=name, usage=Usage(n, n // 100)) for i, (name, n) in enumerate(given)])
+    first.store.append([Trace(str(n), "x", "sales", teacher=name, usage=Usage(n, n // 100)) for name, n in given])
     assert first.close()
     line = TaskLine(config, config.tasks[0])
     line._remembering.join(10)
