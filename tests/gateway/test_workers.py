@@ -165,7 +165,7 @@ def test_a_worker_that_is_replaced_serves_what_the_others_serve(known: Known, tm
     with workers(config, tmp_path / "log") as running:
         assert until(lambda: running.health()["workers"] == {"running": 2, "of": 2}, 10.0)
         assert until(lambda: running.metric("tracer_workers ") == 2, 10.0)
-        assert running.metric("tracer_workers_missing") == 0
+        assert until(lambda: running.metric("tracer_workers_missing") == 0, 10.0)
         config.write_text(config.read_text() + more)
         os.kill(running.started()[0], signal.SIGKILL)
         assert until(lambda: len(running.started()) == 3, 30.0), "a slip in the file keeps nobody from starting"
