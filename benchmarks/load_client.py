@@ -106,9 +106,7 @@ def varied(body: str, number: int) -> str:
 
 def calls(bodies: Sequence[str], path: str, *, vary: bool) -> Iterator[bytes]:
     """HTTP requests without end: the bodies in turn, each time around with other blanks where they vary."""
-    head = (
-        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer sk-bench\r\ncontent-type: application/json\r\n"
-    )
+    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer sk-bench\r\ncontent-type: application/json\r\n"
 
     def built(body: str) -> bytes:
         raw = body.encode()

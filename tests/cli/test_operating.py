@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 import shutil
@@ -219,3 +220,10 @@ def test_the_loop_ends_on_sigterm(here: Path) -> None:
     loop.terminate()
     assert loop.wait(20) == 0
     loop.stderr.close()
+
+
+def test_the_loop_leaves_no_listener_behind(tmp_path: Path) -> None:
+    logger = logging.getLogger("tracer")
+    before = logger.handlers[:], logger.level
+    assert run("flywheel", "run", "--once", "--home", tmp_path).exit_code == 1, "nothing was fitted here"
+    assert (logger.handlers, logger.level) == before

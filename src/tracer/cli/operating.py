@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -224,13 +226,9 @@ def flywheel_run(
     Tells of alarms in the log, in metrics.prom, and at the URL in TRACER_WEBHOOK. Any number of replicas may run.
     Each event is a line of the log; silence means that nothing changed.
     """
-    logger = logging.getLogger("tracer")
-    logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        logger.addHandler(_log_handler())
     # As the first process of a container it would be deaf to SIGTERM otherwise.
     before = signal.signal(signal.SIGTERM, _interrupt)
-    with errors_as_exits():
+    with errors_as_exits(), _logged():
         try:
             code = running.run(home, every_s=every, once=once, wait=wait, config=MonitorConfig(arl=arl))
         except KeyboardInterrupt:
@@ -244,7 +242,26 @@ class _Lines(logging.Handler):
     """A line a record on standard error, whatever that is by then."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(clean(self.format(record)).replace("\n", " ") + "\n")
+        try:
+            sys.stderr.write(clean(self.format(record)).replace("\n", " ") + "\n")
+        except Exception:  # noqa: BLE001 - as `logging` has it: what cannot be told must not end the loop
+            self.handleError(record)
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Tell of events for as long as the loop runs, where nobody else listens."""
+    logger = logging.getLogger("tracer")
+    level, handler = logger.level, None if logger.handlers else _log_handler()
+    logger.setLevel(logging.INFO)
+    if handler is not None:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if handler is not None:
+            logger.removeHandler(handler)
 
 
 def _log_handler() -> logging.Handler:
